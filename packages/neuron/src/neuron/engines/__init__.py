@@ -1,0 +1,1 @@
+"""What computes: the real engine (vllm) and the simulated one (sim)."""
