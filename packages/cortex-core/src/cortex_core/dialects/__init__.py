@@ -1,0 +1,1 @@
+"""The dialects clients speak: their envelopes and their event streams."""

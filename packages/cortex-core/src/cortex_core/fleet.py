@@ -1,0 +1,251 @@
+"""The fleet's vocabulary as immutable values.
+
+A neuron reports these and the gateway keeps them; neither side ever changes one in place.
+Megabytes are 2**20 bytes. Ages and waits are seconds relative to the report, since hosts' clocks differ.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MEBIBYTE = 1 << 20
+
+ModelId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+\-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._:@+\-]{0,99})?\Z",
+        description="a model id: letters, digits and ._:@+- in at most two parts with a slash between",
+    ),
+]
+NeuronName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z", description="a name of letters, digits and ._- (64 at most)"),
+]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class State(enum.StrEnum):
+    """Where a replica stands. The neuron's `lifecycle` holds the table of what may follow what."""
+
+    ABSENT = "absent"  # gone, or never there
+    LOADING = "loading"  # its engine is being started
+    READY = "ready"  # it takes requests
+    DRAINING = "draining"  # its gate is closed; requests that hold a lease go on
+    SLEEPING = "sleeping"  # its weights wait in host memory
+    WAKING = "waking"
+    UNLOADING = "unloading"  # its engine is being ended; its memory is not free yet
+    FAILED = "failed"  # it is gone and the reason is kept
+    RECOVERING = "recovering"  # its engine died and is being started again
+
+
+HOLDS_MEMORY = frozenset(State) - {State.ABSENT, State.FAILED}
+
+
+class Limit(Struct, frozen=True, forbid_unknown_fields=True):
+    """Tokens a request may use; 0: what the engine says."""
+
+    context: Count = 0
+    input: Count = 0
+    output: Count = 0
+
+
+class Cost(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """US dollars for a million tokens. Absent is unknown, which is not 0.0."""
+
+    input: float | None = None
+    output: float | None = None
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
+class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What models.toml says of a model."""
+
+    id: ModelId
+    source: str = ""  # a folder under the neuron's models_dir; empty: the id
+    vram_mb: Count = 0  # 0: the neuron computes it from the checkpoint
+    min_devices: Annotated[int, Meta(ge=1, le=64)] = 1
+    min_device_vram_mb: Count = 0
+    pinned_on: tuple[NeuronName, ...] = ()
+    residency_priority: Count | None = None
+    max_in_flight: Count = 0  # 0: from the KV size
+    max_queue_depth: Count = 8
+    limit: Limit = Limit()
+    cost: Cost = Cost()
+    capabilities: tuple[str, ...] = ()
+    engine: dict[str, Any] = {}
+
+    @property
+    def priority(self) -> int:
+        """Residency priority: higher may displace lower; a pinned profile ranks above all that say nothing."""
+        if self.residency_priority is not None:
+            return self.residency_priority
+        return 1000 if self.pinned_on else 100
+
+    @property
+    def digest(self) -> str:
+        """Of the engine options alone: two profiles of one digest are served by the same replica."""
+        options = msgspec.json.encode({"source": self.source or self.id, "engine": self.engine}, order="deterministic")
+        return hashlib.blake2b(options, digest_size=8).hexdigest()
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """One accelerator, or the host's processor where there is none."""
+
+    id: str  # "cuda:0", "cpu:0"
+    name: str = ""
+    kind: str = "cpu"  # cuda or cpu
+    memory_mb: Count
+    used_by_others_mb: Count = 0
+    compute_capability: str = ""
+    utilization: float | None = None  # 0 to 1
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+
+class Share(Struct, frozen=True):
+    """What a replica takes of one device."""
+
+    id: str
+    memory_mb: Count
+
+
+class Replica(Struct, frozen=True, kw_only=True):
+    """A model on a neuron."""
+
+    id: str  # unique for ever
+    version: int  # rises with each structural change
+    model: str
+    digest: str
+    state: State
+    devices: tuple[Share, ...] = ()
+    reason: str = ""
+    phase: str = ""
+    progress: float = 0.0  # 0 to 1, while loading
+    expected_s: float = 0.0  # until ready, while loading
+    in_flight: int = 0
+    queue: int = 0
+    max_in_flight: int = 0
+    max_queue_depth: int = 0
+    context: int = 0  # tokens
+    kv_tokens: int = 0
+    tasks: tuple[str, ...] = ()
+    pinned: bool = False
+    tier: Literal["running", "asleep", ""] = ""
+    evictable_in_s: float = 0.0
+    idle_s: float = 0.0  # since its last request ended, or since it was ready
+    load_s: float = 0.0  # what its load took
+    simulated: bool = False
+
+    @property
+    def holds_memory(self) -> bool:
+        return self.state in HOLDS_MEMORY
+
+    def memory_on(self, device: str) -> int:
+        return sum(share.memory_mb for share in self.devices if share.id == device) if self.holds_memory else 0
+
+
+class Checkpoint(Struct, frozen=True, kw_only=True):
+    """A model that lies in a neuron's model folder."""
+
+    name: str  # the folder, relative to models_dir
+    architecture: str = ""
+    weights_mb: Count = 0
+    need_mb: Count = 0  # weights, overhead and a sensible KV cache, on one device
+    context: Count = 0
+    kv_bytes_per_token: float = 0.0
+    problem: str = ""  # why it cannot be served
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What a neuron learned of a model, kept over restarts."""
+
+    model: str
+    digest: str
+    device_kind: str
+    load_s: float = 0.0
+    wake_s: float = 0.0
+    weights_mb: Count = 0
+    overhead_mb: Count = 0
+    kv_tokens: Count = 0
+    uses: float = 0.0  # exponentially weighted, all gateways together
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """A load that failed, and until when nobody should try it again."""
+
+    model: str
+    digest: str
+    scope: Literal["model", "device", "neuron"]
+    code: str
+    message: str = ""
+    count: int = 1
+    retry_in_s: float = 0.0
+
+
+class Neuron(Struct, frozen=True, kw_only=True):
+    """One host, as its last report and our own connection to it tell."""
+
+    name: str
+    endpoint: str = ""
+    up: bool = False
+    instance_id: str = ""
+    seq: int = -1
+    devices: tuple[Device, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    known: tuple[Known, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    cordoned: bool = False
+    simulated: bool = False
+    build: str = ""
+    problem: str = ""  # why it is not up, for people
+
+    def replica(self, replica_id: str) -> Replica | None:
+        return next((r for r in self.replicas if r.id == replica_id), None)
+
+    def checkpoint(self, profile: Profile) -> Checkpoint | None:
+        folder = profile.source or profile.id
+        return next((c for c in self.checkpoints if c.name == folder), None)
+
+    def free_mb(self, device: Device) -> int:
+        """What no replica holds and no stranger uses. May be negative when a stranger took what was promised."""
+        return device.memory_mb - device.used_by_others_mb - sum(r.memory_on(device.id) for r in self.replicas)
+
+
+class Fleet(Struct, frozen=True, kw_only=True):
+    """Every neuron and every profile: the whole picture a gateway decides on."""
+
+    neurons: Mapping[str, Neuron] = {}
+    profiles: Mapping[str, Profile] = {}
+
+    def replicas(self, model: str | None = None) -> Iterator[tuple[Neuron, Replica]]:
+        """Each replica with its neuron, of one model or of all, in the order of the neurons."""
+        for neuron in self.neurons.values():
+            for replica in neuron.replicas:
+                if model is None or replica.model == model:
+                    yield neuron, replica
+
+
+def check_invariants(fleet: Fleet) -> None:
+    """What must hold of every fleet, whatever happened. For tests and the simulator.
+
+    Raises:
+        AssertionError: naming the neuron and what is wrong with it.
+    """
+    for neuron in fleet.neurons.values():
+        ids = [r.id for r in neuron.replicas]
+        assert len(ids) == len(set(ids)), f"{neuron.name}: a replica id twice in {ids}"
+        for device in neuron.devices:
+            held = sum(r.memory_on(device.id) for r in neuron.replicas)
+            assert held <= device.memory_mb, f"{neuron.name}/{device.id}: {held} MB held of {device.memory_mb}"
+        loading = [r.model for r in neuron.replicas if r.state is State.LOADING]
+        assert len(loading) == len(set(loading)), f"{neuron.name}: a model loads twice in {loading}"
+        for replica in neuron.replicas:
+            assert replica.in_flight >= 0, f"{neuron.name}/{replica.id}: {replica.in_flight} in flight"
