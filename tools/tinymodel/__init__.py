@@ -1,0 +1,1 @@
+"""The tiny model: a Llama of some 0.7 million parameters whose answers can be checked. See README.md."""

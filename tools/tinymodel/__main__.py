@@ -1,0 +1,71 @@
+"""`python -m tinymodel train OUT`, `python -m tinymodel models MODELS_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from . import fleet
+
+
+def train(arguments: list[str]) -> None:
+    import torch
+    import transformers
+
+    from . import accuracy, tokenizer
+    from .train import BATCH, SEED, STEPS, THREADS, new_model, training
+
+    parser = argparse.ArgumentParser(prog="tinymodel train", description="Train the tiny model into a folder.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--check", type=float, default=0.0, help="fail if a skill's accuracy is below this")
+    options = parser.parse_args(arguments)
+
+    tokens = tokenizer.build()
+    model = new_model(tokens)
+    began_s = time.monotonic()
+    curve: dict[int, float] = {}
+    recent: list[float] = []
+    for step, loss in enumerate(training(model, tokens, options.steps), start=1):
+        recent.append(loss)
+        if step % 20 == 0:
+            curve[step] = round(sum(recent) / len(recent), 4)
+            recent.clear()
+            print(f"step {step}/{options.steps}: loss {curve[step]}, {time.monotonic() - began_s:.0f} s", flush=True)
+    seconds = time.monotonic() - began_s
+
+    model.save_pretrained(options.out)
+    tokens.save_pretrained(options.out)
+    measured = accuracy.measure(model, tokens)
+    figures = {
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokens),
+        "steps": options.steps,
+        "batch": BATCH,
+        "seed": SEED,
+        "threads": THREADS,
+        "seconds": round(seconds, 1),
+        "loss_mean_of_20_steps": curve,
+        "accuracy_samples": accuracy.SAMPLES,
+        "accuracy": measured,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    (options.out / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+    for skill, by_line in measured.items():
+        print(f"{skill:12}", *(f"{line} {share:.3f}" for line, share in by_line.items()), sep="  ")
+    low = [skill for skill, by_line in measured.items() if min(by_line.values()) < options.check]
+    if low:
+        sys.exit(f"accuracy below {options.check}: {', '.join(low)}")
+
+
+COMMANDS = {"train": train, "models": fleet.main}
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        sys.exit(f"usage: python -m tinymodel {{{','.join(COMMANDS)}}} ...")
+    COMMANDS[sys.argv[1]](sys.argv[2:])
