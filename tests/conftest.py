@@ -1,0 +1,34 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, not wrong; the seed of a failure is printed, and `derandomize` stays off so that runs differ.
+settings.register_profile(
+    "cortex", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow], max_examples=100
+)
+settings.load_profile("cortex")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What configures the developer's own cortex does not configure a test's."""
+    for name in list(os.environ):
+        if name.startswith(("CORTEX_", "NEURON_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose name leaves room for a unix socket's path, which ends at 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="cx-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
