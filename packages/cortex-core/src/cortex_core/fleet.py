@@ -206,6 +206,7 @@ class Neuron(Struct, frozen=True, kw_only=True):
     simulated: bool = False
     build: str = ""
     problem: str = ""  # why it is not up, for people
+    at: float = 0.0  # when this was heard, on the monotonic clock of who heard it
 
     def replica(self, replica_id: str) -> Replica | None:
         return next((r for r in self.replicas if r.id == replica_id), None)
@@ -224,6 +225,7 @@ class Fleet(Struct, frozen=True, kw_only=True):
 
     neurons: Mapping[str, Neuron] = {}
     profiles: Mapping[str, Profile] = {}
+    resident: Mapping[str, tuple[tuple[str, str], ...]] = {}  # model → (neuron, replica id): an index of the neurons
 
     def replicas(self, model: str | None = None) -> Iterator[tuple[Neuron, Replica]]:
         """Each replica with its neuron, of one model or of all, in the order of the neurons."""

@@ -66,9 +66,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("cortex_cold_starts_total", "counter", "Loads that this gateway started for a request.", _REQUEST),
     Metric("cortex_evictions_total", "counter", "Replicas that this gateway let go to make room.", _REQUEST),
     Metric("cortex_load_failures_total", "counter", "Loads of this gateway that failed.", (*_REQUEST, "code")),
-    Metric(
-        "cortex_load_duration_seconds", "histogram", "Loads of this gateway that succeeded.", _REQUEST, DURATION_S
-    ),
+    Metric("cortex_load_duration_seconds", "histogram", "Loads of this gateway that succeeded.", _REQUEST, DURATION_S),
     Metric("cortex_retries_total", "counter", "Second attempts of a request.", ("reason",)),
     Metric("cortex_waiters", "gauge", "Requests without a lease yet.", ("model",)),
     Metric("cortex_oldest_wait_seconds", "gauge", "Age of the oldest request without a lease.", ()),

@@ -126,9 +126,6 @@ class Health(Struct, frozen=True, kw_only=True):
     rss_mb: float = 0.0
 
 
-# ---------------------------------------------------------------------------------------------- events (SSE)
-
-
 class ReplicaEvent(Struct, frozen=True, kw_only=True):
     """A replica as it is now; state `absent` or `failed`: it left the list."""
 
@@ -159,9 +156,6 @@ class FinishedEvent(Struct, frozen=True, kw_only=True):
     completion_tokens: int
     outcome: str
     seconds: float
-
-
-# ---------------------------------------------------------------------------------------------- commands
 
 
 class Victim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -259,7 +253,8 @@ class Refusal(Struct, frozen=True, kw_only=True, omit_defaults=True):
     need_mb: int = 0
     free_mb: int = 0
     instance_id: str = ""
-    replicas: tuple[Replica, ...] = ()
+    replicas: tuple[Replica, ...] = ()  # what it was about, as they are now
+    failure: Failure | None = None  # of a load: its scope says where else to try
     details: Mapping[str, Any] = {}
 
 

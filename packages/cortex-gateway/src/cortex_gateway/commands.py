@@ -1,0 +1,33 @@
+"""What the dispatcher can do to the world, and how the world may refuse."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cortex_core.neuron_api import LoadRequest, Operation, Refusal, UnloadRequest
+
+
+class Refused(Exception):
+    """A neuron will not, and says why, with its present state."""
+
+    def __init__(self, refusal: Refusal, status: int = 409) -> None:
+        super().__init__(f"{refusal.code}: {refusal.message}")
+        self.refusal = refusal
+        self.status = status
+
+
+class Unreachable(Exception):
+    """No answer came from a neuron; whether it acted is unknown, and its next report tells."""
+
+
+class Commands(Protocol):
+    async def load(self, neuron: str, request: LoadRequest) -> Operation:
+        """One swap; returns when the model serves.
+
+        Raises:
+            Refused: with the neuron's reason and present state.
+            Unreachable: the connection failed or broke.
+        """
+        ...
+
+    async def unload(self, neuron: str, request: UnloadRequest) -> Operation: ...

@@ -1,0 +1,184 @@
+"""What is heard of neurons, and what the fleet is after it: `apply(fleet, event) → fleet`.
+
+Reports carry whole objects with a `seq`: an older one changes nothing, a newer one replaces, and another
+`instance_id` behind an address means that all that was believed of it is void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct, structs
+
+from cortex_core.fleet import Failure, Fleet, Neuron, Profile, Replica, State
+from cortex_core.neuron_api import Discovery, Gauges, ReplicaEvent, Report
+
+GONE = frozenset({State.ABSENT, State.FAILED})
+
+
+class Reported(Struct, frozen=True):
+    """A snapshot or a poll: everything a neuron says of itself."""
+
+    neuron: str
+    report: Report
+    at: float = 0.0
+
+
+class Discovered(Struct, frozen=True):
+    neuron: str
+    discovery: Discovery
+
+
+class ReplicaChanged(Struct, frozen=True):
+    neuron: str
+    instance_id: str
+    event: ReplicaEvent
+    at: float = 0.0
+
+
+class Answered(Struct, frozen=True):
+    """Replicas that came with the answer of a command: newer ones by `version` count, since they carry no `seq`."""
+
+    neuron: str
+    instance_id: str
+    replicas: tuple[Replica, ...] = ()
+    failure: Failure | None = None
+
+
+class Beat(Struct, frozen=True):
+    neuron: str
+    instance_id: str
+    gauges: Gauges
+    at: float = 0.0
+
+
+class Lost(Struct, frozen=True):
+    """No sign of life for too long. What was known stays in the picture, for what it could serve."""
+
+    neuron: str
+    problem: str
+
+
+class Reprofiled(Struct, frozen=True):
+    """The catalogue was read again."""
+
+    profiles: Mapping[str, Profile]
+
+
+Event = Reported | Discovered | ReplicaChanged | Answered | Beat | Lost | Reprofiled
+
+
+def empty_fleet(neurons: Iterable[tuple[str, str]], profiles: Mapping[str, Profile]) -> Fleet:
+    """A fleet of (name, endpoint) that nothing has been heard of."""
+    return Fleet(neurons={name: Neuron(name=name, endpoint=url) for name, url in neurons}, profiles=profiles)
+
+
+def apply(fleet: Fleet, event: Event) -> Fleet:
+    """The fleet after the event; the same object when it changes nothing."""
+    if isinstance(event, Reprofiled):
+        return structs.replace(fleet, profiles=event.profiles)
+    before = fleet.neurons.get(event.neuron)
+    if before is None:
+        return fleet
+    after = _after(before, event)
+    if after is before:
+        return fleet
+    neurons = {**fleet.neurons, event.neuron: after}
+    if _residents(before) == _residents(after):
+        return structs.replace(fleet, neurons=neurons)
+    return structs.replace(fleet, neurons=neurons, resident=_index(neurons.values()))
+
+
+def _after(neuron: Neuron, event: Event) -> Neuron:
+    match event:
+        case Reported(report=report):
+            return _reported(neuron, report, event.at)
+        case Discovered(discovery=found):
+            if found.instance_id != neuron.instance_id:
+                return neuron
+            return structs.replace(neuron, checkpoints=found.checkpoints)
+        case ReplicaChanged(event=change):
+            if event.instance_id != neuron.instance_id or change.seq <= neuron.seq:
+                return neuron
+            replicas = _with(neuron.replicas, change.replica)
+            return structs.replace(neuron, up=True, problem="", seq=change.seq, at=event.at, replicas=replicas)
+        case Answered():
+            return _answered(neuron, event) if event.instance_id == neuron.instance_id else neuron
+        case Beat(gauges=gauges):
+            if event.instance_id != neuron.instance_id or gauges.seq < neuron.seq:
+                return neuron
+            return _beaten(neuron, gauges, event.at)
+        case Lost(problem=problem):
+            return structs.replace(neuron, up=False, problem=problem) if neuron.up or not neuron.problem else neuron
+        case Reprofiled():
+            return neuron
+
+
+def _reported(neuron: Neuron, report: Report, at: float) -> Neuron:
+    same = report.instance_id == neuron.instance_id
+    if same and report.seq < neuron.seq:
+        return neuron
+    return structs.replace(
+        neuron,
+        up=True,
+        problem="",
+        instance_id=report.instance_id,
+        seq=report.seq,
+        build=report.build,
+        devices=report.devices,
+        replicas=tuple(replica for replica in report.replicas if replica.state not in GONE),
+        checkpoints=report.checkpoints or (neuron.checkpoints if same else ()),
+        known=report.known,
+        failures=report.failures,
+        cordoned=report.cordoned,
+        simulated=report.simulated,
+        at=at,
+    )
+
+
+def _answered(neuron: Neuron, answer: Answered) -> Neuron:
+    after = neuron.replicas
+    for replica in answer.replicas:
+        known = next((r for r in after if r.id == replica.id), None)
+        if known is None or replica.version > known.version:
+            after = _with(after, replica)
+    failures = neuron.failures if answer.failure is None else (*neuron.failures, answer.failure)
+    if after is neuron.replicas and failures is neuron.failures:
+        return neuron
+    return structs.replace(neuron, replicas=after, failures=failures)
+
+
+def _beaten(neuron: Neuron, gauges: Gauges, at: float) -> Neuron:
+    replicas = tuple(
+        structs.replace(
+            replica,
+            in_flight=gauges.in_flight.get(replica.id, replica.in_flight),
+            queue=gauges.queue.get(replica.id, replica.queue),
+            idle_s=gauges.idle_s.get(replica.id, replica.idle_s),
+            evictable_in_s=gauges.evictable_in_s.get(replica.id, replica.evictable_in_s),
+        )
+        for replica in neuron.replicas
+    )
+    devices = gauges.devices or neuron.devices
+    return structs.replace(neuron, up=True, problem="", seq=gauges.seq, at=at, replicas=replicas, devices=devices)
+
+
+def _with(replicas: tuple[Replica, ...], replica: Replica) -> tuple[Replica, ...]:
+    """The list with this replica as it is now: a gone one leaves it, a known one keeps its place."""
+    if replica.state in GONE:
+        return tuple(r for r in replicas if r.id != replica.id)
+    if any(r.id == replica.id for r in replicas):
+        return tuple(replica if r.id == replica.id else r for r in replicas)
+    return (*replicas, replica)
+
+
+def _residents(neuron: Neuron) -> list[tuple[str, str]]:
+    return [(replica.model, replica.id) for replica in neuron.replicas]
+
+
+def _index(neurons: Iterable[Neuron]) -> dict[str, tuple[tuple[str, str], ...]]:
+    index: dict[str, list[tuple[str, str]]] = {}
+    for neuron in neurons:
+        for replica in neuron.replicas:
+            index.setdefault(replica.model, []).append((neuron.name, replica.id))
+    return {model: tuple(places) for model, places in index.items()}
