@@ -98,7 +98,7 @@ class Dispatcher:
         *,
         max_waiters: int = 1000,
         clock: Callable[[], float] = time.monotonic,
-        on_swap: Callable[[SwapRecord], None] = lambda record: None,
+        on_swap: Callable[[SwapRecord], None] = lambda _: None,
     ) -> None:
         self._fleet = fleet
         self._leases: dict[Key, int] = {}
@@ -216,26 +216,28 @@ class Dispatcher:
             found = pick(self._picture(), want.model)
             if found is not None:
                 lease.neuron, lease.replica = found
-                self._count(lease, (found[0].name, found[1].id))
+                self._count((found[0].name, found[1].id))
+                self._tell(lease)
                 return
         waiter = self._enqueue(lease)
+        key: Key | None = None
         try:
             async with asyncio.timeout(want.arrived + want.hold_s - self._clock()):
                 key = await waiter.future
         except TimeoutError:
             raise self._too_late(want) from None
         finally:
-            self._dequeue(waiter)
+            if key is None:
+                self._abandon(waiter)
+        lease.cold = lease.cold or waiter.cold
         lease.neuron = self._fleet.neurons[key[0]]
         replica = lease.neuron.replica(key[1])
-        if replica is None:  # it went between the grant and now; the neuron would only refuse
+        if replica is None:  # it went between the grant and now, and the neuron would only refuse
             self._uncount(key)
-            return await self._acquire(lease)
+            await self._acquire(lease)
+            return
         lease.replica = replica
-        lease.cold = lease.cold or waiter.cold
-        lease.waited_s = self._clock() - want.arrived
-        lease.profile = self._fleet.profiles[want.model]
-        return None
+        self._tell(lease)
 
     def _enqueue(self, lease: Lease) -> _Waiter:
         model = lease.want.model
@@ -250,18 +252,17 @@ class Dispatcher:
         self.pump()
         return waiter
 
-    def _dequeue(self, waiter: _Waiter) -> None:
-        """However the wait ended. Granted and cancelled in the same turn of the loop: the lease is given back."""
-        model = waiter.lease.want.model
+    def _abandon(self, waiter: _Waiter) -> None:
+        """It left, was refused, or waited too long. Granted in the same turn of the loop: the lease is given back."""
+        model, future = waiter.lease.want.model, waiter.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._uncount(future.result())
+            return
         queue = self._waiters.get(model)
         if queue is not None and waiter in queue:
             queue.remove(waiter)
             if not queue:
                 del self._waiters[model]
-        elif waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                self._uncount(waiter.future.result())
 
     def _take(self, model: str, count: int) -> list[_Waiter]:
         """Remove the oldest waiters of a model from its queue. One that was cancelled is passed over."""
@@ -276,11 +277,13 @@ class Dispatcher:
         return taken
 
     def _grant(self, waiter: _Waiter, key: Key) -> None:
-        self._leases[key] = self._leases.get(key, 0) + 1
+        self._count(key)
         waiter.future.set_result(key)
 
-    def _count(self, lease: Lease, key: Key) -> None:
+    def _count(self, key: Key) -> None:
         self._leases[key] = self._leases.get(key, 0) + 1
+
+    def _tell(self, lease: Lease) -> None:
         lease.profile = self._fleet.profiles[lease.want.model]
         lease.waited_s = self._clock() - lease.want.arrived
 
