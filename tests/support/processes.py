@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,8 @@ class Process:
         self._remember()
         for pid, born in self._family.items():
             if _stat(pid)[19:20] == [born]:  # the same process still, not a later one of its number
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._process.wait()
         until(lambda: not any(alive(pid) for pid in self._family), timeout_s=STOP_S, what=f"the end of {self.name}")
         self._family.clear()

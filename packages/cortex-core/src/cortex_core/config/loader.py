@@ -27,8 +27,8 @@ class ConfigError(Exception):
 
     def __init__(self, source: str, where: str, problem: str, hint: str = "") -> None:
         self.source, self.where, self.problem, self.hint = source, where, problem, hint
-        text = f"{source}: {where + ': ' if where else ''}{problem}"
-        super().__init__(f"{text}; {hint}" if hint else text)
+        text = f"{source}: {where + ': ' if where else ''}{problem}{'; ' if hint else ''}{hint}"
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))  # one line, whatever a key holds
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -47,6 +47,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "", f"is not TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(str(path), "", "is nested too deeply") from error
+    except ValueError as error:  # of pathlib: a NUL in the path
+        raise ConfigError(str(path), "", f"cannot be read: {error}") from error
 
 
 def convert(values: Mapping[str, Any], kind: type[T], source: str) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def read_token(token: str, token_file: str, base: Path, source: str, where: str)
     path = base / token_file
     try:
         lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a NUL
         raise ConfigError(source, where, f"{path} cannot be read: {error}") from error
     if not lines:
         raise ConfigError(source, where, f"{path} is empty")
@@ -43,5 +44,10 @@ def read_token(token: str, token_file: str, base: Path, source: str, where: str)
 
 def is_loopback(address: str) -> bool:
     """Whether only this host can reach a listen address."""
+    if address.startswith(("unix:", "fd:")):
+        return True
     host = address.rpartition(":")[0].strip("[]")
-    return address.startswith(("unix:", "fd:")) or host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.example.org is anybody's
+        return host == "localhost"
