@@ -266,7 +266,8 @@ def test_a_file_that_cannot_be_read_is_named(load: Callable[[Path], object], tmp
     for path in (tmp_path / "absent.toml", tmp_path, tmp_path / "\0"):
         with pytest.raises(ConfigError) as caught:
             load(path)
-        assert str(caught.value).startswith(f"{path}: cannot be read: ")
+        assert caught.value.source == str(path)
+        assert caught.value.problem.startswith("cannot be read: ")
 
 
 # --------------------------------------------------------------------------------------------------- environment

@@ -15,9 +15,9 @@ from cortex_core.config import Catalogue, ConfigError, CortexConfig, NeuronConfi
 FILES = {path.stem: path.read_text() for path in (Path(__file__).parents[2] / "rpm").glob("*.toml")}
 
 TOKENS = st.sampled_from(
-    """ [ ] [[ ]] { } = " ' \"\"\" . , # \\ \\u \\u0000 - 0x 1e999 inf nan true 1979-05-27 99999999999999999999 \0 \ufeff
-    ü [gateway] [[neurons]] [[models]] [neuron] [engine.sim] [[devices]] [a.b.c] a.b=1 id=1 x=[[]] neurons=[] models=[{}]
-    """.split()
+    """ [ ] [[ ]] { } = " ' \"\"\" . , # \\ \\u \\u0000 - 0x 1e999 inf nan true 1979-05-27 99999999999999999999 \0
+    \ufeff ü [gateway] [[neurons]] [[models]] [neuron] [engine.sim] [[devices]] [a.b.c] a.b=1 id=1 x=[[]]
+    neurons=[] models=[{}] """.split()
 ).map(lambda token: token + "\n" * token.startswith("["))
 
 

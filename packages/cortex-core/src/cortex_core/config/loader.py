@@ -28,7 +28,8 @@ class ConfigError(Exception):
     def __init__(self, source: str, where: str, problem: str, hint: str = "") -> None:
         self.source, self.where, self.problem, self.hint = source, where, problem, hint
         text = f"{source}: {where + ': ' if where else ''}{problem}{'; ' if hint else ''}{hint}"
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))  # one line, whatever a key holds
+        one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # whatever a quoted key holds
+        super().__init__(one_line)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
