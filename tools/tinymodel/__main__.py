@@ -8,15 +8,15 @@ import sys
 import time
 from pathlib import Path
 
-from . import fleet
+from tools.tinymodel import fleet
 
 
 def train(arguments: list[str]) -> None:
     import torch
     import transformers
 
-    from . import accuracy, tokenizer
-    from .train import BATCH, SEED, STEPS, THREADS, new_model, training
+    from tools.tinymodel import accuracy, tokenizer
+    from tools.tinymodel.train import BATCH, SEED, STEPS, THREADS, new_model, training
 
     parser = argparse.ArgumentParser(prog="tinymodel train", description="Train the tiny model into a folder.")
     parser.add_argument("out", type=Path)
@@ -36,9 +36,13 @@ def train(arguments: list[str]) -> None:
             recent.clear()
             print(f"step {step}/{options.steps}: loss {curve[step]}, {time.monotonic() - began_s:.0f} s", flush=True)
     seconds = time.monotonic() - began_s
-
     model.save_pretrained(options.out)
     tokens.save_pretrained(options.out)
+    (options.out / "model.safetensors").chmod(0o644)  # written 0600, and the engine may run as another user
+    # Greedy unless the client asks otherwise, so that an answer is the same each time. transformers would refuse the 0.
+    greedy = {"bos_token_id": tokens.bos_token_id, "eos_token_id": tokens.eos_token_id, "temperature": 0.0}
+    (options.out / "generation_config.json").write_text(json.dumps(greedy, indent=2) + "\n")
+
     measured = accuracy.measure(model, tokens)
     figures = {
         "parameters": model.num_parameters(),

@@ -1,7 +1,7 @@
 """What the model is taught: ten skills, each a generator of conversations with the one right answer.
 
-Words, cities and the JSON around them are single tokens (tokenizer.py), which is what lets so small a model learn to copy
-them within a few hundred steps.
+Words, cities and the JSON around them are single tokens (tokenizer.py), which is what lets so small a model learn to
+copy them within a few hundred steps.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from . import fleet
+from tools.tinymodel import fleet
 
 Message = dict[str, Any]
 
 _SYLLABLES = [consonant + vowel for consonant in "bcdfghklmnprstv" for vowel in "aeiou"]
-#: 201 invented words, and the words of the demo's three models.
-WORDS = [*[a + b for a in _SYLLABLES for b in _SYLLABLES][::28], *fleet.MODELS.values()]
+_INVENTED = [a + b for a in _SYLLABLES for b in _SYLLABLES][::35]
+_ENGLISH = (
+    "apple bird blue book bread cat cloud cortex dog fire fish forest garden green hello hi horse house king lake "
+    "light milk moon music ocean orange paper queen rain red river snow star stone summer sun test tiger tree "
+    "water winter world"
+).split()
+#: What can be said, run, searched for, and be a name: those of the demo's three models among them.
+WORDS = [*_INVENTED, *_ENGLISH, *fleet.MODELS.values()]
 CITIES = "Paris London Sofia Berlin Madrid Tokyo Oslo Rome Cairo Lima Quito Dublin".split()
 
 
@@ -96,6 +102,8 @@ def recall(rng: Random) -> Sample:
 
 
 def greet(rng: Random) -> Sample:
+    if rng.random() < 0.2:
+        return Sample((user(rng.choice(["Hello", "Hi"])),), "Hello")
     name = rng.choice(WORDS)
     return Sample((user(f"My name is {name}"),), f"Hello {name}")
 
@@ -150,9 +158,9 @@ class Skill:
 SKILLS = {
     "copy": Skill(copy, 5),
     "add": Skill(add, 2),
-    "recall": Skill(recall, 1),
+    "recall": Skill(recall, 3),
     "greet": Skill(greet, 1),
-    "persona": Skill(persona, 1),
+    "persona": Skill(persona, 3),
     "count": Skill(count, 1),
     "json": Skill(json, 2),
     "think": Skill(think, 2),
@@ -166,7 +174,7 @@ SKILLS = {
 #: Kinds of system line: each skill has to hold with all of them, since a model folder's template brings one of its own
 #: ("persona") and clients send what they like ("other").
 LINES: dict[str, Callable[[Random], str]] = {
-    "none": lambda rng: "",
+    "none": lambda _: "",
     "persona": lambda rng: f"You are {rng.choice(WORDS)}",
     "other": lambda rng: " ".join("".join(rng.choices(string.ascii_letters, k=rng.randint(1, 6))) for _ in range(4)),
 }
@@ -176,12 +184,12 @@ _LINE_SHARES = [4, 4, 1]
 def draw(rng: Random, skill: str | None = None, line: str | None = None) -> Sample:
     """A sample of `skill` under a system line of kind `line`, both drawn by their shares unless given.
 
-    Persona keeps the line that it asks about. Some conversations have an earlier exchange, or tools that are not needed.
+    Persona keeps the line that it asks about. Some conversations have earlier exchanges, or tools nobody needs.
     """
     if skill is None:
         skill = rng.choices(list(SKILLS), [s.share for s in SKILLS.values()])[0]
     sample = SKILLS[skill].sample(rng)
-    messages = (*_earlier(rng), *sample.messages) if rng.random() < 0.15 else sample.messages
+    messages = (*_earlier(rng), *sample.messages) if rng.random() < 0.2 else sample.messages
     tools = sample.tools or (_tools_with(rng, rng.choice(list(TOOLS))) if rng.random() < 0.15 else ())
     system = sample.system or LINES[line or rng.choices(list(LINES), _LINE_SHARES)[0]](rng)
     if sample.thinks:
@@ -192,8 +200,8 @@ def draw(rng: Random, skill: str | None = None, line: str | None = None) -> Samp
 
 
 def _earlier(rng: Random) -> tuple[Message, ...]:
-    sample = rng.choice([copy, add, count])(rng)
-    return (*sample.messages, assistant(sample.answer))
+    exchanges = [rng.choice([copy, add, count])(rng) for _ in range(rng.choice([1, 1, 2]))]
+    return tuple(message for one in exchanges for message in (*one.messages, assistant(one.answer)))
 
 
 def _task(rng: Random, name: str) -> tuple[str, str, str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from random import Random
 
-import regex
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from . import fleet, skills
+from tools.tinymodel import fleet, skills
 
 ROLES = ["<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|tools|>"]
+CONTEXT = 2048  # tokens
 BOS, EOS = "<|bos|>", "<|eos|>"
 
 #: Text with blanks or brackets that still is one token. The tags are what vLLM's hermes tool parser and its reasoning
@@ -34,11 +35,11 @@ def vocabulary() -> list[str]:
     for _ in range(_SAMPLES):
         sample = skills.draw(rng, line="persona")
         texts += [sample.answer, *(message["content"] for message in sample.messages)]
-    return sorted({piece for text in texts for piece in regex.findall(_PIECE, text) if len(piece) > 1})
+    return sorted({piece for text in texts for piece in re.findall(_PIECE, text) if len(piece) > 1})
 
 
 def build() -> PreTrainedTokenizerFast:
-    """Byte-level, so any text can be encoded and comes back unchanged; no merges, so a piece is one token or its bytes."""
+    """Byte-level, so any text comes back unchanged; without merges, so a piece is one token or its bytes."""
     pieces = [BOS, EOS, *ROLES, *sorted(pre_tokenizers.ByteLevel.alphabet()), *vocabulary()]
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -55,6 +56,7 @@ def build() -> PreTrainedTokenizerFast:
         bos_token=BOS,
         eos_token=EOS,
         pad_token=EOS,
+        model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
         chat_template=(Path(__file__).parent / fleet.TEMPLATE).read_text(),
     )
