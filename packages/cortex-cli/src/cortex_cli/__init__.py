@@ -1,0 +1,1 @@
+"""`cortex`: one command group a file; main.py puts them together."""

@@ -1,0 +1,61 @@
+"""`cortex serve`: the gateway. The only command that imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cortex_cli.failures import Exit, Failure
+
+if TYPE_CHECKING:
+    from cortex_core.config import Catalogue, CortexConfig
+
+CONFIG = Path("/etc/cortex/cortex.toml")
+MODELS = Path("/etc/cortex/models.toml")
+
+
+@click.command()
+@click.option(
+    "--config",
+    "-c",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"The gateway's configuration.  [default: {CONFIG}, where it exists]",
+)
+@click.pass_context
+def serve(context: click.Context, config: Path | None) -> None:
+    """Run the gateway.
+
+    Without any configuration it serves what one neuron on this host (127.0.0.1:13131) has.
+    """
+    settings, catalogue = configuration(config)
+    try:
+        from cortex_gateway import server
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("cortex_gateway", "cortex_gateway.server"):
+            raise
+        hint = "install it from the same checkout (pip install ./packages/cortex-core ./packages/cortex-gateway)"
+        raise Failure(Exit.FAILED, "not_installed", f"the gateway is not installed: {hint}") from missing
+    context.exit(server.main(settings, catalogue))
+
+
+def configuration(path: Path | None) -> tuple[CortexConfig, Catalogue]:
+    """cortex.toml and models.toml, warnings said.
+
+    Raises:
+        Failure: one line with file, table, key and hint.
+    """
+    from cortex_core.config import Catalogue, ConfigError, load_cortex, load_models
+
+    try:
+        settings = load_cortex(path or (CONFIG if CONFIG.exists() else None))
+        models = Path(settings.models_config) if settings.models_config else MODELS
+        if not settings.models_config and not models.exists():
+            return settings, Catalogue()
+        catalogue, warnings = load_models(models)
+    except ConfigError as error:
+        raise Failure(Exit.CONFIG, "config_invalid", str(error)) from error
+    for warning in warnings:
+        click.echo(f"cortex: {warning}", err=True)
+    return settings, catalogue
