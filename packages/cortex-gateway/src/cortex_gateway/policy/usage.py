@@ -48,7 +48,7 @@ class _Choice(Struct):
 class _Answer(Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -79,7 +79,7 @@ class StreamTap:
     not ask for it, and that an error inside the stream is kept out of the bytes and put into `error`.
     """
 
-    __slots__ = ("_cr", "_events", "_held", "_held_bytes", "_started", "_strip", "content", "done", "error",
+    __slots__ = ("_cr", "_events", "_held", "_held_bytes", "_strip", "content", "done", "error",
                  "finish_reason", "usage")  # fmt: skip
 
     def __init__(self, *, strip_usage: bool = False) -> None:
@@ -92,7 +92,6 @@ class StreamTap:
         self._held: list[bytes] = []  # the beginning of an event
         self._held_bytes = 0
         self._events = 0
-        self._started = False
         self._cr = False  # the last byte was a carriage return, whose line feed may come next
 
     def feed(self, chunk: bytes) -> bytes:
@@ -101,7 +100,7 @@ class StreamTap:
         Raises:
             EventTooLarge: nothing more can be read.
         """
-        if self._cr or b"\r" in chunk or not self._started:
+        if self._cr or b"\r" in chunk:
             chunk = self._normal(chunk)
         if self._held:
             if b"\n\n" not in chunk and not (chunk.startswith(b"\n") and self._held[-1].endswith(b"\n")):
@@ -117,13 +116,15 @@ class StreamTap:
                 return b""
             self._hold(chunk[cut:])
             chunk = chunk[:cut]
+        if not self._events:
+            chunk = chunk.removeprefix(_BOM)
         return self._look(chunk)
 
     def end(self) -> bytes:
         """The stream ended: an event whose blank line was left out is still one."""
-        rest = b"".join(self._held)
+        rest = b"".join(self._held).rstrip(b"\n")
         self._held.clear()
-        return self.feed(rest + b"\n\n") if rest.strip() else b""
+        return self.feed(rest + b"\n\n") if rest else b""
 
     def counted(self) -> Usage:
         """What the engine said, else an estimate: it sends an event a token, or fewer."""
@@ -132,14 +133,11 @@ class StreamTap:
         return Usage(completion_tokens=self._events if self.content else 0, estimated=True)
 
     def _normal(self, chunk: bytes) -> bytes:
-        """CRLF and CR as LF (WHATWG HTML, 9.2.5), also where the pair was cut in two; no byte order mark."""
+        """CRLF and CR as LF (WHATWG HTML, 9.2.5), also where the pair was cut in two."""
         if self._cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._cr = chunk.endswith(b"\r") if chunk else self._cr
-        if chunk and not self._started:
-            self._started = True
-            chunk = chunk.removeprefix(_BOM)
-        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in chunk else chunk
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _hold(self, piece: bytes) -> None:
         if piece:
@@ -155,11 +153,11 @@ class StreamTap:
         if count == 1:
             return chunk if self._read(chunk[:-2]) else b""
         dropped: list[tuple[int, int]] = []
-        at, size = 0, len(chunk)
+        at, size, jumped = 0, len(chunk), count <= _LAST_EVENTS
         while at < size:
-            if self.content and count > _LAST_EVENTS:
+            if self.content and not jumped:
                 at = max(at, _last_events(chunk))
-                count = 0
+                jumped = True
             end = chunk.index(b"\n\n", at) + 2
             if not self._read(chunk[at : end - 2]):
                 dropped.append((at, end if self.error is None else size))
@@ -178,8 +176,8 @@ class StreamTap:
             answer = _decode(data)
         except NOT_JSON:
             return True  # a comment, or not of this dialect: the client judges it
-        if answer.error is not None and bytes(answer.error) != b"null":
-            self.error = bytes(answer.error)
+        if answer.error is not None:
+            self.error = msgspec.json.encode(answer.error)
             return False
         for choice in answer.choices:
             self.content = self.content or bool(choice.text) or (choice.delta is not None and _says(choice.delta))

@@ -1,0 +1,1 @@
+"""The gateway: turns neurons into one inference service."""

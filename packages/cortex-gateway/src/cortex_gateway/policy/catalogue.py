@@ -1,0 +1,111 @@
+"""The merged list of models: every profile, with where it is loaded and where it could be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import UNSET, UnsetType
+
+from cortex_core.fleet import Checkpoint, Cost, Device, Fleet, Limit, Neuron, Profile, Replica, State
+from cortex_core.gateway_api import Location, Model
+from cortex_gateway.policy.picture import Picture
+
+SERVES = frozenset({State.READY, State.DRAINING, State.SLEEPING})
+
+
+class Merged:
+    """The list, kept cheap for many models on many neurons: what a neuron could hold is worked out again only when
+    its devices, its model folder, what it learned or the profiles have changed."""
+
+    def __init__(self, created: int) -> None:
+        self._created = created  # seconds since the epoch; OpenAI's field, here the gateway's start
+        self._feasible: dict[str, tuple[object, Mapping[str, int]]] = {}
+
+    def models(self, fleet: Fleet) -> tuple[Model, ...]:
+        feasible = {name: self._feasible_on(fleet, neuron) for name, neuron in fleet.neurons.items() if neuron.up}
+        return tuple(self._entry(fleet, profile, feasible) for profile in fleet.profiles.values())
+
+    def model(self, fleet: Fleet, model: str) -> Model | None:
+        profile = fleet.profiles.get(model)
+        if profile is None:
+            return None
+        feasible = {name: self._feasible_on(fleet, neuron) for name, neuron in fleet.neurons.items() if neuron.up}
+        return self._entry(fleet, profile, feasible)
+
+    def _feasible_on(self, fleet: Fleet, neuron: Neuron) -> Mapping[str, int]:
+        sizes = tuple((device.id, device.memory_mb, device.name) for device in neuron.devices)
+        key = (fleet.profiles, neuron.checkpoints, neuron.known, neuron.simulated, sizes)
+        kept = self._feasible.get(neuron.name)
+        if kept is None or kept[0] != key:
+            kept = self._feasible[neuron.name] = (key, feasible(fleet, neuron))
+        return kept[1]
+
+    def _entry(self, fleet: Fleet, profile: Profile, feasible_by: Mapping[str, Mapping[str, int]]) -> Model:
+        replicas = [
+            (name, replica)
+            for name, replica_id in fleet.resident.get(profile.id, ())
+            if (replica := fleet.neurons[name].replica(replica_id)) is not None and fleet.neurons[name].up
+        ]
+        context = _context(profile, replicas, feasible_by)
+        limit = profile.limit
+        return Model(
+            id=profile.id,
+            created=self._created,
+            loaded=any(replica.state in SERVES for _, replica in replicas),
+            feasible_on=tuple(name for name, models in feasible_by.items() if profile.id in models),
+            locations=tuple(
+                Location(
+                    neuron=name,
+                    state=replica.state,
+                    vram_mb=sum(share.memory_mb for share in replica.devices),
+                    phase=replica.phase,
+                    progress=replica.progress,
+                    simulated=replica.simulated,
+                )
+                for name, replica in replicas
+            ),
+            capabilities=profile.capabilities,
+            limit=limit if limit != Limit() else UNSET,
+            cost=profile.cost if profile.cost != Cost() else UNSET,
+            max_model_len=context or UNSET,
+            max_input_tokens=limit.input or _input(context, limit),
+            max_output_tokens=limit.output or UNSET,
+        )
+
+
+def feasible(fleet: Fleet, neuron: Neuron) -> dict[str, int]:
+    """The profiles that an empty `neuron` could hold, with the context in tokens that the checkpoint promises."""
+    picture = Picture(fleet=fleet, now=0.0)
+    folders = {checkpoint.name: checkpoint for checkpoint in neuron.checkpoints}
+    found = {}
+    for profile in fleet.profiles.values():
+        checkpoint = folders.get(profile.source or profile.id)
+        if _can_serve(checkpoint, neuron) and _has_room(neuron.devices, profile, picture.need_mb(profile, neuron)):
+            found[profile.id] = checkpoint.context if checkpoint is not None else 0
+    return found
+
+
+def _can_serve(checkpoint: Checkpoint | None, neuron: Neuron) -> bool:
+    return neuron.simulated if checkpoint is None else not checkpoint.problem
+
+
+def _has_room(devices: tuple[Device, ...], profile: Profile, need_mb: int) -> bool:
+    """Whether so many like devices are large enough."""
+    share_mb = max(profile.min_device_vram_mb, -(-need_mb // profile.min_devices))
+    kinds = [(device.kind, device.name, device.memory_mb) for device in devices if device.memory_mb >= share_mb]
+    return any(kinds.count(kind) >= profile.min_devices for kind in kinds)
+
+
+def _context(
+    profile: Profile, replicas: list[tuple[str, Replica]], feasible_by: Mapping[str, Mapping[str, int]]
+) -> int:
+    """Tokens of context: the tightest of the replicas that serve, else what is known before any load; 0: nothing."""
+    serving = [replica.context for _, replica in replicas if replica.state in SERVES and replica.context]
+    if not serving and not profile.limit.context:
+        serving = [context for models in feasible_by.values() if (context := models.get(profile.id, 0))]
+    return min([*serving, profile.limit.context] if profile.limit.context else serving, default=0)
+
+
+def _input(context: int, limit: Limit) -> int | UnsetType:
+    """The original's rule: what the output does not need."""
+    return context - limit.output if limit.output and context > limit.output else UNSET

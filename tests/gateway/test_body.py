@@ -1,0 +1,137 @@
+"""Requests: what is refused and with which field, what is edited, and that nothing else is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex_core.errors import CortexError, Dialect
+from cortex_gateway.policy.body import read, repair
+
+CHAT, TEXT = Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS
+MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        (b"", None, "empty"),
+        (b"  \n", None, "empty"),
+        (b"[1]", None, "JSON object"),
+        (b'"text"', None, "JSON object"),
+        (b'{"model":"m",', None, "valid JSON"),
+        (b'{"model":"m" "messages":[]}', None, "valid JSON"),
+        (b'{"model":"m","x":\xff}', None, "UTF-8"),
+        (b'{"model":"m","messages":["\xc3"]}', None, "UTF-8"),
+        (b'\xef\xbb\xbf{"model":"m"}', None, "JSON"),
+        (b'{"messages":[]}', "model", "required"),
+        (b'{"model":null,"messages":[]}', "model", "string"),
+        (b'{"model":7,"messages":[]}', "model", "string"),
+        (b'{"model":"","messages":[]}', "model", "characters"),
+        (b'{"model":"%b","messages":[]}' % (b"m" * 300), "model", "characters"),
+        (b'{"model":"m"}', "messages", "required"),
+        (b'{"model":"m","messages":"hi"}', "messages", "array"),
+        (b'{"model":"m","messages":[],"stream":"yes"}', "stream", "true or false"),
+        (b'{"model":"m","messages":[],"stream":true,"stream_options":7}', "stream_options", "object"),
+        (b'{"model":"m","messages":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", None, "deeply"),
+    ],
+)
+def test_malformed_requests_name_what_is_wrong(body: bytes, param: str | None, says: str) -> None:
+    with pytest.raises(CortexError) as caught:
+        read(body, CHAT)
+    assert (caught.value.kind, caught.value.param) == ("bad_request", param)
+    assert says in caught.value.message
+
+
+def test_completions_need_a_prompt() -> None:
+    with pytest.raises(CortexError) as caught:
+        read(b'{"model":"m",%b}' % MESSAGES, TEXT)
+    assert caught.value.param == "prompt"
+    assert read(b'{"model":"m","prompt":["a","b"]}', TEXT).model == "m"
+
+
+def test_values_keep_their_bytes() -> None:
+    body = (
+        '{ "model" : "m" , "temperature" : 1.0e0 , "x" : {"k" : [1 , 2.50 ]} , "messages" : [ "\\u00e9é" ] }'.encode()
+    )
+    assert read(body, CHAT).encode() == (
+        '{"model":"m","temperature":1.0e0,"x":{"k" : [1 , 2.50 ]},"messages":[ "\\u00e9é" ]}'.encode()
+    )
+
+
+def test_a_key_given_twice_is_judged_and_sent_once() -> None:
+    wanted = read(b'{"model":"a","model":"b","mod\\u0065l":"c",%b}' % MESSAGES, CHAT)
+    assert wanted.model == "c"
+    assert wanted.encode() == b'{"model":"c",%b}' % MESSAGES
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "strip"),
+    [
+        (b"", {"include_usage": True}, True),
+        (b',"stream_options":null', {"include_usage": True}, True),
+        (b',"stream_options":{}', {"include_usage": True}, True),
+        (b',"stream_options":{"include_usage":false,"new":1}', {"include_usage": True, "new": 1}, True),
+        (b',"stream_options":{"continuous_usage_stats":true}', {"include_usage": True}, True),
+        (
+            b',"stream_options":{"include_usage":true,"continuous_usage_stats":true}',
+            {"include_usage": True, "continuous_usage_stats": True},
+            False,
+        ),
+    ],
+)
+def test_a_stream_always_ends_with_usage(options: bytes, sent: dict[str, Any], strip: bool) -> None:
+    wanted = read(b'{"model":"m",%b,"stream":true%b}' % (MESSAGES, options), CHAT)
+    assert wanted.stream
+    assert wanted.strip_usage is strip
+    assert json.loads(wanted.encode())["stream_options"] == sent
+
+
+@pytest.mark.parametrize("stream", [b"", b',"stream":false', b',"stream":null'])
+def test_what_is_not_streamed_is_not_edited(stream: bytes) -> None:
+    body = b'{"model":"m",%b%b}' % (MESSAGES, stream)
+    wanted = read(body, CHAT)
+    assert not wanted.stream
+    assert not wanted.strip_usage
+    assert wanted.encode() == body
+
+
+@pytest.mark.parametrize(
+    ("given_", "repaired"),
+    [
+        (rb'"\ud83d\ude00"', rb'"\ud83d\ude00"'),
+        (rb'"\ud83d"', rb'"\ufffd"'),
+        (rb'"\ude00\ud83d"', rb'"\ufffd\ufffd"'),
+        (rb'"\ud83d\ud83d\ude00"', rb'"\ufffd\ud83d\ude00"'),
+        (rb'"\ud83dx\ude00"', rb'"\ufffdx\ufffd"'),
+        (rb'"\\ud83d"', rb'"\\ud83d"'),
+        (rb'"\\\ud83d"', rb'"\\\ufffd"'),
+    ],
+)
+def test_rule_H_07_half_a_surrogate_pair_is_replaced(given_: bytes, repaired: bytes) -> None:
+    assert repair(given_) == repaired
+
+
+@given(st.text(st.characters(), max_size=40))
+def test_what_is_whole_is_not_repaired(text: str) -> None:
+    body = json.dumps(text).encode()
+    assert repair(body) == body
+
+
+@given(st.lists(st.integers(0, 0xFFFF), max_size=12))
+def test_after_repair_every_string_is_utf_8(units: list[int]) -> None:
+    body = b'"' + b"".join(b"\\u%04x" % unit for unit in units) + b'"'
+    json.loads(repair(body)).encode()
+
+
+@given(st.binary(max_size=60))
+def test_goal_R60_no_body_raises_anything_but_a_bad_request(body: bytes) -> None:
+    for one in (body, b'{"model":"m","messages":[],' + body):
+        try:
+            read(one, CHAT)
+        except CortexError as error:
+            assert error.kind == "bad_request"  # noqa: PT017  # most bodies are refused, none must fail otherwise
