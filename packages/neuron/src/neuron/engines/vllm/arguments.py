@@ -1,0 +1,168 @@
+"""From a load's decisions and a profile's options to vLLM's own arguments.
+
+Everything goes through vLLM's argument parser: it knows types, choices and defaults, and the serving layer reads the
+very Namespace that the engine's configuration is made from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuron.engines.base import LoadSpec
+from neuron.engines.vllm import adapter
+
+_OURS = {  # options that the placement or the daemon decides
+    "model", "model_tag", "served_model_name", "kv_cache_memory_bytes", "max_model_len", "host", "port", "uds",
+    "headless", "api_server_count", "config", "grpc", "grpc_port", "api_key", "root_path",
+    "ssl_keyfile", "ssl_certfile", "ssl_ca_certs",
+    "data_parallel_size", "device_ids", "shutdown_timeout", "nnodes", "node_rank", "master_addr", "master_port",
+}  # fmt: skip
+
+_TOOL_PARSERS = (  # what a chat template says -> the parser for it; the first that is found
+    ("<function=", "qwen3_coder"),
+    ("<tool_call>", "hermes"),
+    ("[TOOL_CALLS]", "mistral"),
+    ("<|python_tag|>", "llama3_json"),
+)
+
+
+class BadOption(Exception):
+    """An option that vLLM does not have, or not so. The message is for the profile's author."""
+
+
+class _Parser:
+    """vLLM's parser, made once: it takes 0.2 s. Built in the zygote's first child that needs it."""
+
+    def __init__(self) -> None:
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        self._parser = adapter.serving().make_arg_parser(FlexibleArgumentParser())
+        self._parser.error = self._refuse
+        self.options = {
+            action.dest: max(action.option_strings, key=len)
+            for action in self._parser._actions
+            if action.option_strings and action.dest != "help"
+        }
+
+    @staticmethod
+    def _refuse(message: str) -> None:
+        raise BadOption(message)
+
+    def parse(self, arguments: list[str]) -> Namespace:
+        namespace: Namespace = self._parser.parse_args(arguments)
+        return namespace
+
+    def flags(self, dest: str) -> list[str]:
+        return next(action.option_strings for action in self._parser._actions if action.dest == dest)
+
+
+def build(spec: LoadSpec, total_memory_mb: int = 0) -> Namespace:
+    """The Namespace of one load.
+
+    Args:
+        spec: the load; `spec.options` are vLLM's engine options, underscores or dashes.
+        total_memory_mb: of one device, 0 on a CPU: vLLM wants its share of it as a fraction.
+
+    Raises:
+        BadOption: an option that vLLM lacks (with the nearest it has), that is not the profile's, or of the wrong type.
+    """
+    parser = _Parser()
+    options = {name.replace("-", "_"): value for name, value in spec.options.items()}
+    for name in options:
+        _check(name, parser.options)
+    chosen = defaults(spec, options, total_memory_mb) | options | _decided(spec)
+    arguments = [part for name, value in chosen.items() for part in _argument(parser.flags(name), name, value)]
+    namespace = parser.parse(arguments)
+    try:
+        adapter.serving().validate_args(namespace)
+    except (TypeError, ValueError) as error:
+        raise BadOption(str(error)) from error
+    return namespace
+
+
+def _check(name: str, known: Mapping[str, str]) -> None:
+    if name in _OURS:
+        raise BadOption(f"option {name} is decided by the neuron, not by a profile")
+    if name not in known:
+        near = difflib.get_close_matches(name, set(known) - _OURS, n=1)
+        raise BadOption(f"unknown option {name}" + (f", did you mean {near[0]}?" if near else ""))
+
+
+def _decided(spec: LoadSpec) -> dict[str, Any]:
+    decided: dict[str, Any] = {
+        "model": str(spec.checkpoint),
+        "served_model_name": [spec.model],
+        "kv_cache_memory_bytes": spec.kv_cache_mb << 20,
+    }
+    if spec.context:
+        decided["max_model_len"] = spec.context
+    return decided
+
+
+def defaults(spec: LoadSpec, options: Mapping[str, Any], total_memory_mb: int) -> dict[str, Any]:
+    """What is chosen where the profile says nothing."""
+    chosen: dict[str, Any] = {
+        "load_format": "safetensors",  # never a pickle
+        "enable_prefix_caching": True,
+        "enable_prompt_tokens_details": True,
+        "disable_uvicorn_access_log": True,
+        "allowed_media_domains": ["invalid"],  # RFC 2606: matches no host, so nothing is fetched for a request
+    }
+    parallel = int(options.get("tensor_parallel_size", len(spec.devices))) * int(
+        options.get("pipeline_parallel_size", 1)
+    )
+    if "tensor_parallel_size" not in options and len(spec.devices) > 1:
+        chosen["tensor_parallel_size"] = len(spec.devices)
+    chosen["distributed_executor_backend"] = "mp" if parallel > 1 else adapter.UNIPROC
+    if adapter.platform() == "cpu":
+        chosen["enforce_eager"] = True
+    elif total_memory_mb:
+        chosen["gpu_memory_utilization"] = round(min(0.98, max(0.01, spec.memory_mb / total_memory_mb)), 4)
+    if spec.checkpoint is not None and "tool_call_parser" not in options:
+        template = chat_template(spec.checkpoint, options.get("chat_template"))
+        for mark, tool_parser in _TOOL_PARSERS:
+            if mark in template:
+                chosen |= {"enable_auto_tool_choice": True, "tool_call_parser": tool_parser}
+                break
+    elif options.get("tool_call_parser"):
+        chosen["enable_auto_tool_choice"] = True
+    return chosen
+
+
+def chat_template(checkpoint: Path, named: object = None) -> str:
+    """A checkpoint's chat template, or the one a profile names (a path, or the template itself); else nothing."""
+    if isinstance(named, str):
+        return Path(named).read_text() if "{" not in named and Path(named).is_file() else named
+    file = checkpoint / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text()
+    tokenizer = checkpoint / "tokenizer_config.json"
+    if not tokenizer.is_file():
+        return ""
+    template = json.loads(tokenizer.read_text()).get("chat_template") or ""
+    return template if isinstance(template, str) else json.dumps(template)  # a list: several named ones
+
+
+def _argument(flags: list[str], name: str, value: Any) -> list[str]:
+    flag = next(flag for flag in flags if flag.startswith("--") and not flag.startswith("--no-"))
+    if value is True:
+        return [flag]
+    if value is False:
+        negative = next((flag for flag in flags if flag.startswith("--no-")), None)
+        return [negative] if negative else []
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [flag, json.dumps(value)]
+    if isinstance(value, list):
+        if not all(isinstance(item, str | int | float) for item in value):
+            return [flag, json.dumps(value)]
+        return [flag, *map(str, value)]
+    if isinstance(value, str | int | float):
+        return [flag, str(value)]
+    raise BadOption(f"option {name}: a {type(value).__name__} is no value for it")

@@ -1,0 +1,150 @@
+"""What is put around vLLM in the engine core and its workers: progress, the first cause of a failure, and a quick end.
+
+Installed in the engine host before it forks the core, so that every process below has it.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from neuron.engines.events import Emitter
+from neuron.zygote.parent import die_with_parent
+
+_WORKER_PHASES = {
+    "init_device": "device",
+    "load_model": "weights",
+    "determine_available_memory": "profile",
+    "initialize_from_config": "kv_cache",
+    "compile_or_warm_up_model": "warmup",
+}
+_TICK_S = 0.1  # between two reports of bytes
+
+
+def install(emit: Emitter, checkpoint: Path) -> None:
+    """Hook the classes that the engine core will use. `emit` is inherited by every process of the engine."""
+    _fork_children()
+    _hook_core(emit)
+    _hook_workers(emit)
+    _hook_weights(emit, checkpoint)
+
+
+def _fork_children() -> None:
+    """Core and workers are forked: the host has no CUDA and only idle threads when it forks the core."""
+    from vllm.v1.engine import utils
+    from vllm.v1.executor import multiproc_executor
+
+    def fork() -> Any:
+        return multiprocessing.get_context("fork")
+
+    utils.get_mp_context = fork
+    multiproc_executor.get_mp_context = fork
+
+
+def _hook_core(emit: Emitter) -> None:
+    from vllm.v1.engine.core import EngineCoreProc
+
+    host = os.getpid()
+    run = EngineCoreProc.run_engine_core
+
+    def run_engine_core(*args: Any, **kwargs: Any) -> None:
+        die_with_parent(host)
+        code = 1
+        try:
+            with emit.failures(scope_of):  # vLLM itself has logged it by then
+                run(*args, **kwargs)
+            code = 0
+        except SystemExit as exit_:
+            code = 0 if exit_.code in (None, 0) else 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # finalising the heap takes a second
+
+    def shutdown(self: Any) -> None:
+        """Let go of executor and scheduler; the process ends right after, so the heap is the kernel's."""
+        if self.model_executor:
+            self.model_executor.shutdown()
+        if self.scheduler:
+            self.scheduler.shutdown()
+
+    EngineCoreProc.run_engine_core = staticmethod(run_engine_core)
+    EngineCoreProc.shutdown = shutdown
+
+
+def _hook_workers(emit: Emitter) -> None:
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    init_worker = WorkerWrapperBase.init_worker
+    make_worker_process = WorkerProc.make_worker_process
+    worker_main = WorkerProc.worker_main
+
+    def hooked_init(self: Any, all_kwargs: list[dict[str, Any]]) -> None:
+        rank = all_kwargs[self.rpc_rank].get("rank", 0)
+        _phase(emit, "device", lambda: init_worker(self, all_kwargs), rank=rank)
+        for method, phase in _WORKER_PHASES.items():
+            setattr(self.worker, method, _in_phase(emit, phase, getattr(self.worker, method), rank=rank))
+
+    def hooked_make(*args: Any, **kwargs: Any) -> Any:
+        core = os.getpid()
+
+        def bound_main(*args: Any, **kwargs: Any) -> None:
+            die_with_parent(core)
+            worker_main(*args, **kwargs)
+
+        WorkerProc.worker_main = staticmethod(bound_main)
+        return make_worker_process(*args, **kwargs)
+
+    WorkerWrapperBase.init_worker = hooked_init
+    WorkerProc.make_worker_process = staticmethod(hooked_make)
+
+
+def _in_phase(emit: Emitter, phase: str, method: Callable[..., Any], *, rank: int) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        return _phase(emit, phase, lambda: method(*args, **kwargs), rank=rank)
+
+    return hooked
+
+
+def _phase(emit: Emitter, phase: str, work: Callable[[], Any], *, rank: int) -> Any:
+    """Every rank goes through the same phases: the first one reports, whichever fails tells."""
+    if rank == 0:
+        emit.progress(phase)
+    else:
+        emit.phase = phase
+    with emit.failures(scope_of):
+        return work()
+
+
+def _hook_weights(emit: Emitter, checkpoint: Path) -> None:
+    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+    get_all_weights = DefaultModelLoader.get_all_weights
+    total = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+
+    def hooked(self: Any, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        loaded, due = 0, 0.0
+        for name, tensor in get_all_weights(self, *args, **kwargs):
+            loaded += tensor.numel() * tensor.element_size()
+            if (now := time.monotonic()) >= due:
+                due = now + _TICK_S
+                emit.progress("weights", min(1.0, loaded / max(1, total)), f"{loaded >> 20} of {total >> 20} MiB")
+            yield name, tensor
+        emit.progress("weights", 1.0, f"{loaded >> 20} MiB")
+
+    DefaultModelLoader.get_all_weights = hooked
+
+
+def scope_of(error: BaseException) -> str:
+    """Whether another device might do better: too little memory is the device's matter, all else the model's."""
+    name, text = type(error).__name__, str(error)
+    memory = name == "OutOfMemoryError" or "Available memory on node" in text or "Free memory on device" in text
+    return "device" if memory else "model"
