@@ -85,9 +85,7 @@ def get(gateway: str, path: str) -> bytes:
     except TimeoutError as error:
         raise Failure(Exit.TIMED_OUT, "timeout", f"{gateway} gave no answer within {TIMEOUT_S:g} s") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Failure(
-            Exit.UNREACHABLE, "unreachable", f"{gateway} broke off: {error or type(error).__name__}"
-        ) from error
+        raise Failure(Exit.UNREACHABLE, "unreachable", f"{gateway} broke off: {error!r}") from error
     finally:
         connection.close()
     if answer.status != 200:

@@ -1,4 +1,4 @@
-"""What the API says, as text for people. Pure: the same view and style give the same text.
+"""What the API says, as text for people. Pure: the same view gives the same text.
 
 Nothing here is trusted: text that came over the network cannot move the terminal's cursor. Whatever a simulated
 engine does is called simulated on its own line.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import click
-import msgspec
 
 from cortex_core.fleet import Replica, State
 from cortex_core.gateway_api import DeviceView, FleetView, Location, Model, NeuronView
@@ -19,14 +18,7 @@ COLOURS |= {"draining": "yellow", "unloading": "yellow", "recovering": "red", "c
 NONE = "-"
 
 
-class Style(msgspec.Struct, frozen=True):
-    """How to write: with colours or without, and where a line must end (0: nowhere)."""
-
-    colour: bool = False
-    width: int = 0
-
-
-def status(view: FleetView, gateway: str, style: Style) -> str:
+def status(view: FleetView, gateway: str, colour: bool) -> str:
     """Everything at a glance."""
     up = sum(neuron.up for neuron in view.neurons)
     head = (
@@ -36,14 +28,14 @@ def status(view: FleetView, gateway: str, style: Style) -> str:
     models = [row for model in view.models for row in _model_rows(view, model)]
     parts = [
         head,
-        table(("NEURON", "DEVICE", "MEMORY", "HELD", "OTHERS", "FREE", "STATE"), devices, style),
-        table(("MODEL", "NEURON", "DEVICES", "MEMORY", "IN FLIGHT", "WAITING", "STATE"), models, style),
-        table(("FAILED", "NEURON", "CODE", "AGAIN IN", "REASON"), _failures(view), style),
+        table(("NEURON", "DEVICE", "MEMORY", "HELD", "OTHERS", "FREE", "STATE"), devices, colour),
+        table(("MODEL", "NEURON", "DEVICES", "MEMORY", "IN FLIGHT", "WAITING", "STATE"), models, colour),
+        table(("FAILED", "NEURON", "CODE", "AGAIN IN", "REASON"), _failures(view), colour),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def ps(view: FleetView, style: Style) -> str:
+def ps(view: FleetView, colour: bool) -> str:
     """What is loaded."""
     rows = [
         (
@@ -62,10 +54,10 @@ def ps(view: FleetView, style: Style) -> str:
         for replica in neuron.replicas
     ]
     head = ("MODEL", "NEURON", "DEVICES", "MEMORY", "IN FLIGHT", "QUEUE", "CONTEXT", "PINNED", "IDLE", "STATE")
-    return (table(head, rows, style) or "nothing is loaded") + "\n"
+    return (table(head, rows, colour) or "nothing is loaded") + "\n"
 
 
-def ls(view: FleetView, style: Style) -> str:
+def ls(view: FleetView, colour: bool) -> str:
     """What can be served."""
     rows = [
         (
@@ -77,7 +69,7 @@ def ls(view: FleetView, style: Style) -> str:
         )
         for model in view.models
     ]
-    return (table(("MODEL", "CONTEXT", "WAITING", "FITS ON", "STATE"), rows, style) or "no model is known") + "\n"
+    return (table(("MODEL", "CONTEXT", "WAITING", "FITS ON", "STATE"), rows, colour) or "no model is known") + "\n"
 
 
 def _device_row(neuron: NeuronView, device: DeviceView | None) -> Sequence[str]:
@@ -169,29 +161,24 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], style: Style) -> str:
-    """Columns as wide as they need; the last one is cut where the terminal ends. Empty without rows."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], colour: bool) -> str:
+    """Columns as wide as they need, left to the terminal to wrap: nothing is cut. Empty without rows."""
     if not rows:
         return ""
     cells = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [_line(head, widths, style)]
-    lines += [_line(row, widths, style) for row in cells]
+    lines = [_line(head, widths, colour)]
+    lines += [_line(row, widths, colour) for row in cells]
     return "\n".join(lines)
 
 
-def _line(row: Sequence[str], widths: Sequence[int], style: Style) -> str:
+def _line(row: Sequence[str], widths: Sequence[int], colour: bool) -> str:
     *front, last = row
     start = "".join(cell.ljust(width + 2) for cell, width in zip(front, widths[:-1], strict=True))
-    room = style.width - len(start)
-    if style.width and 8 <= room < len(last):  # on a terminal too narrow for all, wrapping loses less than cutting
-        last = last[: room - 1] + "…"
-    return start + _coloured(last, style)
+    return start + (_coloured(last) if colour else last)
 
 
-def _coloured(text: str, style: Style) -> str:
+def _coloured(text: str) -> str:
     """The first word of a state in its colour."""
     word = text.partition(",")[0].partition(":")[0].partition(" ")[0]
-    if not style.colour or word not in COLOURS:
-        return text
-    return click.style(word, fg=COLOURS[word]) + text[len(word) :]
+    return click.style(word, fg=COLOURS[word]) + text[len(word) :] if word in COLOURS else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,7 +12,6 @@ import msgspec
 from cortex_cli.client import gateway_option, get, read
 
 if TYPE_CHECKING:
-    from cortex_cli.render import Style
     from cortex_core.gateway_api import FleetView
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print what the API says, unchanged.")
@@ -25,7 +24,7 @@ def status(gateway: str, as_json: bool) -> None:
     """Show neurons, devices, memory, models and their states."""
     from cortex_cli import render
 
-    show(gateway, as_json, "", lambda view, style: render.status(view, gateway, style))
+    show(gateway, as_json, "", lambda view, colour: render.status(view, gateway, colour))
 
 
 @click.command()
@@ -48,7 +47,7 @@ def ls(gateway: str, as_json: bool) -> None:
     show(gateway, as_json, "models", render.ls)
 
 
-def show(gateway: str, as_json: bool, part: str, text: Callable[[FleetView, Style], str]) -> None:
+def show(gateway: str, as_json: bool, part: str, text: Callable[[FleetView, bool], str]) -> None:
     """The fleet, or one part of it, as the API's own JSON or as text."""
     from cortex_core.gateway_api import FLEET_PATH, FleetView
 
@@ -58,16 +57,11 @@ def show(gateway: str, as_json: bool, part: str, text: Callable[[FleetView, Styl
         sources: dict[str, msgspec.Raw] = msgspec.json.decode(body, type=dict[str, msgspec.Raw]) if part else {}
         click.echo(bytes(sources[part]) if part else body)
     else:
-        click.echo(text(view, style()), nl=False)
+        click.echo(text(view, wants_colour()), nl=False)
 
 
-def style() -> Style:
-    """Colours and width for where the output goes. Colours as https://no-color.org wants them."""
+def wants_colour() -> bool:
+    """On a terminal, unless its user or its kind says no (https://no-color.org)."""
     import os
-    import shutil
 
-    from cortex_cli.render import Style
-
-    tty: Any = sys.stdout.isatty()
-    colour = tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Style(colour=colour, width=shutil.get_terminal_size().columns if tty else 0)
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
