@@ -37,6 +37,7 @@ class Children:
 
     logs: Path
     environment: dict[str, str]
+    stop_s: float = STOP_S
     _children: list[Child] = field(default_factory=list)
 
     def start(self, name: str, *command: str | Path) -> Child:
@@ -65,7 +66,7 @@ class Children:
         for child in reversed(self._children):
             if not child.ended:
                 child.process.terminate()
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + self.stop_s
         for child in reversed(self._children):
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))

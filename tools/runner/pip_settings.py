@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LISTS = {"find-links", "extra-index-url", "trusted-host"}
+LOCATIONS = {"find-links", "extra-index-url"}
 LINE = re.compile(r"^(?P<section>[\w.:-]+?)\.(?P<key>[\w-]+)=(?P<value>'.*'|\".*\")$")
 # Later sections of pip's configuration go over earlier ones.
 SECTIONS = ["global", "install", ":env:"]
@@ -32,14 +32,14 @@ def settings(config_list: str) -> dict[str, str]:
 
 def translated(pip: dict[str, str]) -> dict[str, str]:
     """pip's settings as uv's variables. A folder that does not exist is dropped: pip warns of one, uv stops."""
-    words = {key: [one for one in pip.get(key, "").split() if exists(one)] for key in LISTS}
+    words = {key: [one for one in pip.get(key, "").split() if exists(one)] for key in LOCATIONS}
     uv = {
         "UV_FIND_LINKS": ",".join(words["find-links"]),
         "UV_DEFAULT_INDEX": pip.get("index-url", ""),
         "UV_EXTRA_INDEX_URL": " ".join(words["extra-index-url"]),
         # pip takes the best match of all its indexes, uv by default only what the first one has.
         "UV_INDEX_STRATEGY": "unsafe-best-match" if words["extra-index-url"] else "",
-        "UV_INSECURE_HOST": " ".join(words["trusted-host"]),
+        "UV_INSECURE_HOST": " ".join(pip.get("trusted-host", "").split()),
         "UV_HTTP_TIMEOUT": pip.get("timeout", "") or pip.get("default-timeout", ""),
         "SSL_CERT_FILE": pip.get("cert", ""),
         "SSL_CLIENT_CERT": pip.get("client-cert", ""),
