@@ -64,6 +64,13 @@ class Cost(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     cache_write: float | None = None
 
 
+class Replicas(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many of a model are kept, and how many there may be when its queue grows."""
+
+    min: Annotated[int, Meta(ge=0, le=64)] = 0
+    max: Annotated[int, Meta(ge=1, le=64)] = 1
+
+
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What models.toml says of a model."""
 
@@ -74,6 +81,8 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_device_vram_mb: Count = 0
     pinned_on: tuple[NeuronName, ...] = ()
     residency_priority: Count | None = None
+    replicas: Replicas = Replicas()
+    ttl_s: Annotated[float, Meta(ge=0)] = 0.0  # idle for so long: let go; 0: never
     max_in_flight: Count = 0  # 0: from the KV size
     max_queue_depth: Count = 8
     limit: Limit = Limit()
@@ -189,6 +198,13 @@ class Failure(Struct, frozen=True, kw_only=True):
     retry_in_s: float = 0.0
 
 
+class Demand(Struct, frozen=True):
+    """What a gateway has waiting for one model, as it told a neuron."""
+
+    waiters: Count
+    oldest_wait_s: Annotated[float, Meta(ge=0)] = 0.0
+
+
 class Neuron(Struct, frozen=True, kw_only=True):
     """One host, as its last report and our own connection to it tell."""
 
@@ -202,6 +218,8 @@ class Neuron(Struct, frozen=True, kw_only=True):
     checkpoints: tuple[Checkpoint, ...] = ()
     known: tuple[Known, ...] = ()
     failures: tuple[Failure, ...] = ()
+    demand: Mapping[str, Mapping[str, Demand]] = {}  # gateway → model → what it has waiting
+    pins: Mapping[str, bool] = {}  # an operator's word on a model, over the catalogue's
     cordoned: bool = False
     simulated: bool = False
     build: str = ""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from cortex_core.fleet import Checkpoint, Device, Failure, Known, ModelId, Profile, Replica, Share
+from cortex_core.fleet import Checkpoint, Demand, Device, Failure, Known, ModelId, Profile, Replica, Share
 
 API = 1
 API_HEADER = "x-cortex-api"
@@ -77,13 +77,6 @@ class Discovery(Struct, frozen=True, kw_only=True):
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
-class Demand(Struct, frozen=True):
-    """What a gateway has waiting for one model."""
-
-    waiters: Annotated[int, Meta(ge=0)]
-    oldest_wait_s: Seconds = 0.0
-
-
 class Report(Struct, frozen=True, kw_only=True):
     """`GET /models`, and the `snapshot` event: all that a gateway believes of a neuron."""
 
@@ -96,7 +89,8 @@ class Report(Struct, frozen=True, kw_only=True):
     checkpoints: tuple[Checkpoint, ...] = ()
     known: tuple[Known, ...] = ()
     failures: tuple[Failure, ...] = ()
-    demand: Mapping[str, Mapping[str, Demand]] = {}  # gateway → model → demand
+    demand: Mapping[str, Mapping[str, Demand]] = {}  # gateway → model → what it has waiting
+    pins: Mapping[str, bool] = {}  # an operator's word on a model
     cordoned: bool = False
     simulated: bool = False
 
@@ -142,6 +136,13 @@ class Gauges(Struct, frozen=True, kw_only=True):
     idle_s: Mapping[str, float] = {}
     evictable_in_s: Mapping[str, float] = {}
     devices: tuple[Device, ...] = ()
+
+
+class DemandEvent(Struct, frozen=True, kw_only=True):
+    """What all gateways have waiting, as it is now."""
+
+    seq: int
+    demand: Mapping[str, Mapping[str, Demand]] = {}
 
 
 class FinishedEvent(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cortex_core.neuron_api import LoadRequest, Operation, Refusal, UnloadRequest
+from cortex_core.neuron_api import DemandRequest, LoadRequest, Operation, Refusal, UnloadRequest
 
 
 class Refused(Exception):
@@ -30,4 +30,10 @@ class Commands(Protocol):
         """
         ...
 
-    async def unload(self, neuron: str, request: UnloadRequest) -> Operation: ...
+    async def unload(self, neuron: str, request: UnloadRequest) -> Operation:
+        """Let a replica go. Raises as `load` does."""
+        ...
+
+    async def demand(self, neuron: str, request: DemandRequest) -> None:
+        """Tell what waits here. Raises as `load` does; losing one is harmless, the next comes in a second."""
+        ...

@@ -9,52 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from bisect import insort
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from cortex_core.errors import CortexError
-from cortex_core.fleet import Fleet, Neuron, Profile, Replica, State
-from cortex_core.neuron_api import LoadRequest, Operation, Refusal, Victim
+from cortex_core.fleet import Demand, Fleet, Neuron, Profile, Replica, State
+from cortex_core.neuron_api import DemandRequest, Refusal
 from cortex_gateway.commands import Commands, Refused, Unreachable
-from cortex_gateway.policy.picture import Intent, Key, Picture
-from cortex_gateway.policy.schedule import Demand, Refuse, Serve, Swap, intend, pick, schedule
+from cortex_gateway.policy.breaker import Breaker, after_failure, state
+from cortex_gateway.policy.picture import UNDER_WAY, Key, Picture
+from cortex_gateway.policy.placement import Candidate
+from cortex_gateway.policy.schedule import Refuse, Serve, Swap, hosts, pick, schedule
 from cortex_gateway.policy.transitions import Answered, Event, apply
+from cortex_gateway.policy.upkeep import LetGo, upkeep
+from cortex_gateway.swaps import SwapRecord, Swaps
+from cortex_gateway.waiting import Waiter, WaitingRoom, Want
 
-TICK_S = 1.0  # while somebody waits: what only time changes (ages, pauses, others' leases) is looked at so often
-PAUSE_S, PAUSE_MAX_S = 0.1, 5.0  # after a refusal, doubled with each further one
+__all__ = ["Dispatcher", "Lease", "SwapRecord", "Want"]
 
-
-class Want(Struct, frozen=True, kw_only=True):
-    """What a request needs of the fleet."""
-
-    model: str  # a profile's id
-    request_id: str
-    caller: str = ""
-    streaming: bool = False
-    arrived: float = 0.0  # monotonic
-    hold_s: float = 240.0  # from arrival until it is told to come again
-    priority: int = 5
-
-
-class SwapRecord(Struct, frozen=True, kw_only=True):
-    """A swap that ended, for the metrics."""
-
-    model: str
-    neuron: str
-    seconds: float
-    victims: tuple[str, ...]  # models
-    error: str = ""  # a refusal's code; empty: it serves
+TICK_S = 1.0
+"""What only time changes (ages, pauses, others' leases) is looked at so often; waits are posted as often."""
+SMOOTH = 0.2  # weight of the newest sample in a moving average
 
 
 class Lease:
     """A request's hold on a replica: `async with dispatcher.lease(want) as lease`."""
 
-    __slots__ = ("_dispatcher", "cold", "neuron", "profile", "replica", "waited_s", "want")
+    __slots__ = ("_dispatcher", "_since", "cold", "considered", "neuron", "profile", "replica", "waited_s", "want")
 
     neuron: Neuron
     replica: Replica
@@ -62,8 +46,10 @@ class Lease:
 
     def __init__(self, dispatcher: Dispatcher, want: Want) -> None:
         self._dispatcher = dispatcher
+        self._since = 0.0
         self.want = want
-        self.cold = False
+        self.cold = False  # it waited for a load
+        self.considered: tuple[Candidate, ...] = ()  # by the swap that was made for it
         self.waited_s = 0.0
 
     async def __aenter__(self) -> Self:
@@ -75,17 +61,13 @@ class Lease:
     ) -> None:
         self._dispatcher._release(self)
 
+    def succeeded(self, *, first_token_s: float = 0.0, tokens: int = 0) -> None:
+        """The replica did its work: what it took, for its pace and for the caller's fair share."""
+        self._dispatcher._succeeded(self, first_token_s, tokens)
 
-class _Waiter:
-    __slots__ = ("cold", "future", "lease")
-
-    def __init__(self, lease: Lease, future: asyncio.Future[Key]) -> None:
-        self.lease = lease
-        self.future = future
-        self.cold = False
-
-    def __lt__(self, other: _Waiter) -> bool:
-        return self.lease.want.arrived < other.lease.want.arrived
+    def failed(self) -> None:
+        """The replica failed by its own fault: a 5xx, or a broken connection. Never for a client's mistake."""
+        self._dispatcher._failed(self)
 
 
 class Dispatcher:
@@ -96,6 +78,8 @@ class Dispatcher:
         fleet: Fleet,
         commands: Commands,
         *,
+        name: str = "gateway",
+        strategy: Literal["cost", "lru", "priority"] = "cost",
         max_waiters: int = 1000,
         clock: Callable[[], float] = time.monotonic,
         on_swap: Callable[[SwapRecord], None] = lambda _: None,
@@ -103,34 +87,52 @@ class Dispatcher:
         self._fleet = fleet
         self._leases: dict[Key, int] = {}
         self._used_at: dict[Key, float] = {}
-        self._waiters: dict[str, list[_Waiter]] = {}  # by model, oldest first; never an empty list
-        self._intents: dict[str, Intent] = {}
-        self._needs_mb: dict[str, int] = {}
+        self._room = WaitingRoom(max_waiters)
+        self._swaps = Swaps(self, commands, on_swap)
         self._paused: dict[Key, float] = {}
-        self._refusals: dict[Key, int] = {}  # in a row
-        self._swaps: asyncio.TaskGroup | None = None
-        self._stirred = asyncio.Event()  # somebody began to wait
+        self._caps: dict[Key, int] = {}
+        self._breakers: dict[Key, Breaker] = {}
+        self._pace_s: dict[Key, float] = {}
+        self._held_s: dict[str, float] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._name = name
+        self._strategy = strategy
         self._commands = commands
-        self._max_waiters = max_waiters
-        self._clock = clock
-        self._on_swap = on_swap
+        self.clock = clock
 
     @property
     def fleet(self) -> Fleet:
         return self._fleet
 
-    @property
-    def intents(self) -> Mapping[str, Intent]:
-        return self._intents
-
     def waiting(self) -> dict[str, tuple[int, float]]:
         """Model → (how many wait, age of the oldest in seconds)."""
-        now = self._clock()
-        return {model: (len(queue), now - queue[0].lease.want.arrived) for model, queue in self._waiters.items()}
+        now = self.clock()
+        return {b.model: (b.waiters, now - b.oldest) for b in self._room.backlogs() if b.waiters}
 
     def leases(self, neuron: str, replica: str) -> int:
         """How many requests of this gateway hold a lease on it."""
         return self._leases.get((neuron, replica), 0)
+
+    def picture(self) -> Picture:
+        """What a decision is made on, now."""
+        now = self.clock()
+        if self._paused:
+            self._paused = {key: until for key, until in self._paused.items() if until > now}
+        return Picture(
+            fleet=self._fleet,
+            now=now,
+            strategy=self._strategy,
+            gateway=self._name,
+            leases=self._leases,
+            used_at=self._used_at,
+            intents=self._swaps.intents,
+            needs_mb=self._swaps.needs_mb,
+            paused=self._paused,
+            caps=self._caps,
+            breakers=self._breakers,
+            pace_s=self._pace_s,
+            held_s=self._held_s,
+        )
 
     def observe(self, event: Event) -> None:
         """Something was heard. Whatever becomes possible by it happens before this returns."""
@@ -151,146 +153,153 @@ class Dispatcher:
     def reject(self, lease: Lease, refusal: Refusal) -> None:
         """The neuron refused a request under this lease: believe it, so that the next decision is on truth."""
         neuron, replica = lease.neuron, lease.replica
-        replicas = refusal.replicas
+        key, replicas = (neuron.name, replica.id), refusal.replicas
         if refusal.code in {"not_loaded", "failed"} and not any(r.id == replica.id for r in replicas):
             replicas = (*replicas, structs.replace(replica, state=State.ABSENT, version=replica.version + 1))
+        if refusal.code == "full":
+            self._caps[key] = max(0, self._leases.get(key, 1) - 1)
         if refusal.code in {"full", "loading", "waking"}:
-            self._pause((neuron.name, replica.id), refusal.retry_in_s)
+            self.pause(key, refusal.retry_in_s)
         self.observe(Answered(neuron.name, neuron.instance_id, replicas))
+
+    def pause(self, key: Key, seconds: float) -> None:
+        """Leave a replica, or a model on a neuron, alone for a while."""
+        self._paused[key] = self.clock() + (seconds or self._swaps.patience_s(key))
 
     async def run(self) -> None:
         """Own the swaps and the timers until cancelled. A bug in one of them ends it."""
-        async with asyncio.TaskGroup() as self._swaps:
-            self.pump()
+        async with asyncio.TaskGroup() as self._tasks:
             while True:
-                await self._stirred.wait()
-                await asyncio.sleep(TICK_S if not self._paused else PAUSE_S)
-                if not self._waiters:
-                    self._stirred.clear()
-                self.pump()
+                self._tick()
+                await asyncio.sleep(TICK_S)
+
+    def spawn(self, swap: Swap | LetGo, picture: Picture) -> None:
+        """Start what was decided. Before `run` nothing is started."""
+        if self._tasks is not None:
+            self._tasks.create_task(self._swaps.begin(swap, picture), name=f"{type(swap).__name__} {swap!r:.80}")
+
+    def _tick(self) -> None:
+        now = self.clock()
+        self._room.expire(now)
+        self._forget_the_gone()
+        picture = self.picture()
+        backlogs = self._room.backlogs()
+        for action in upkeep(picture, {backlog.model for backlog in backlogs}):
+            self.spawn(action, picture)
+        posts: dict[str, dict[str, Demand]] = {}
+        for backlog in backlogs:
+            demand = Demand(backlog.waiters + backlog.tickets, max(0.0, now - backlog.oldest))
+            profile = self._fleet.profiles.get(backlog.model)
+            for neuron in hosts(picture, profile) if profile else ():
+                posts.setdefault(neuron, {})[backlog.model] = demand
+        for neuron, models in posts.items():
+            assert self._tasks is not None
+            self._tasks.create_task(self._post(neuron, DemandRequest(gateway=self._name, models=models)))
+        self.pump()
+
+    async def _post(self, neuron: str, request: DemandRequest) -> None:
+        try:
+            await self._commands.demand(neuron, request)
+        except (Refused, Unreachable):
+            return  # the next one comes in a second
 
     def pump(self) -> None:
         """Do everything that can be done now for those who wait."""
-        if not self._waiters or self._swaps is None:
+        if self._room.is_quiet or self._tasks is None:
             return
-        picture = self._picture()
-        demands = [
-            Demand(
-                model=model,
-                waiters=len(queue),
-                oldest=queue[0].lease.want.arrived,
-                priority=max(waiter.lease.want.priority for waiter in queue),
-            )
-            for model, queue in self._waiters.items()
-        ]
-        for action in schedule(picture, demands):
+        picture = self.picture()
+        for action in schedule(picture, self._room.backlogs()):
             match action:
                 case Serve():
-                    for waiter in self._take(action.model, action.count):
-                        self._grant(waiter, (action.neuron, action.replica))
+                    self._serve(action, picture)
                 case Refuse():
-                    for waiter in self._take(action.model, len(self._waiters[action.model])):
-                        waiter.future.set_exception(_told(action))
+                    self.refuse(action)
                 case Swap():
-                    self._start(picture, action)
+                    for waiter in self._room.of(action.model):
+                        waiter.swapped = True
+                        waiter.considered = action.considered
+                    self.spawn(action, picture)
 
-    def _picture(self) -> Picture:
-        now = self._clock()
-        if self._paused:
-            self._paused = {key: until for key, until in self._paused.items() if until > now}
-        return Picture(
-            fleet=self._fleet,
-            now=now,
-            leases=self._leases,
-            used_at=self._used_at,
-            intents=self._intents,
-            needs_mb=self._needs_mb,
-            paused=self._paused,
-        )
+    def _serve(self, action: Serve, picture: Picture) -> None:
+        for _ in range(action.count):
+            waiter = self._room.next(action.model)
+            if waiter is None:
+                return
+            found = pick(picture, action.model, waiter.want.key)
+            assert found is not None, "there was room when it was counted, and nothing happened since"
+            key = (found[0].name, found[1].id)
+            self._count(key)
+            waiter.future.set_result(key)
 
-    # ------------------------------------------------------------------ leases
+    def refuse(self, action: Refuse) -> None:
+        """Tell everyone who waits for the model."""
+        for waiter in self._room.everyone(action.model):
+            error = CortexError(
+                action.kind,
+                action.message,
+                param="model" if action.kind in {"model_not_found", "model_cannot_fit"} else None,
+                retry_after_s=action.retry_after_s,
+                details=action.details,
+            )
+            waiter.future.set_exception(error)
 
     async def _acquire(self, lease: Lease) -> None:
         want = lease.want
-        if want.model not in self._waiters:
-            found = pick(self._picture(), want.model)
-            if found is not None:
-                lease.neuron, lease.replica = found
-                self._count((found[0].name, found[1].id))
-                self._tell(lease)
-                return
-        waiter = self._enqueue(lease)
+        if want.model not in self._fleet.profiles:
+            raise CortexError("model_not_found", f"model: {want.model}", param="model")
+        found = None if want.model in self._room else pick(self.picture(), want.model, want.key)
+        if found is not None:
+            self._count((found[0].name, found[1].id))
+        while found is None:
+            found = await self._wait(lease)
+        lease.neuron, lease.replica = found
+        lease.profile = self._fleet.profiles.get(want.model) or Profile(id=want.model)
+        lease._since = self.clock()
+        lease.waited_s = lease._since - want.arrived
+
+    async def _wait(self, lease: Lease) -> tuple[Neuron, Replica] | None:
+        """In the queue until granted. None: the replica went between the grant and now; wait again."""
+        want = lease.want
+        waiter = self._room.enter(want, asyncio.get_running_loop().create_future(), self.clock())
         key: Key | None = None
         try:
-            async with asyncio.timeout(want.arrived + want.hold_s - self._clock()):
+            async with asyncio.timeout(want.arrived + want.hold_s - self.clock()):
+                self.pump()
                 key = await waiter.future
         except TimeoutError:
+            self._room.expect_back(waiter, self.clock())
             raise self._too_late(want) from None
         finally:
             if key is None:
                 self._abandon(waiter)
-        lease.cold = lease.cold or waiter.cold
-        lease.neuron = self._fleet.neurons[key[0]]
-        replica = lease.neuron.replica(key[1])
-        if replica is None:  # it went between the grant and now, and the neuron would only refuse
+        lease.cold = lease.cold or waiter.swapped
+        lease.considered = waiter.considered
+        neuron = self._fleet.neurons[key[0]]
+        replica = neuron.replica(key[1])
+        if replica is None:
             self._uncount(key)
-            await self._acquire(lease)
-            return
-        lease.replica = replica
-        self._tell(lease)
+            return None
+        return neuron, replica
 
-    def _enqueue(self, lease: Lease) -> _Waiter:
-        model = lease.want.model
-        if model not in self._fleet.profiles:
-            raise CortexError("model_not_found", f"model: {model}", param="model")
-        queue = self._waiters.get(model, [])
-        if len(queue) >= self._max_waiters or sum(map(len, self._waiters.values())) >= 4 * self._max_waiters:
-            raise CortexError("queue_full", f"{len(queue)} requests already wait for {model}")
-        waiter = _Waiter(lease, asyncio.get_running_loop().create_future())
-        insort(self._waiters.setdefault(model, []), waiter)
-        self._stirred.set()
-        self.pump()
-        return waiter
-
-    def _abandon(self, waiter: _Waiter) -> None:
+    def _abandon(self, waiter: Waiter) -> None:
         """It left, was refused, or waited too long. Granted in the same turn of the loop: the lease is given back."""
-        model, future = waiter.lease.want.model, waiter.future
+        future = waiter.future
         if future.done() and not future.cancelled() and future.exception() is None:
             self._uncount(future.result())
-            return
-        queue = self._waiters.get(model)
-        if queue is not None and waiter in queue:
-            queue.remove(waiter)
-            if not queue:
-                del self._waiters[model]
-
-    def _take(self, model: str, count: int) -> list[_Waiter]:
-        """Remove the oldest waiters of a model from its queue. One that was cancelled is passed over."""
-        queue = self._waiters.get(model, [])
-        taken: list[_Waiter] = []
-        while queue and len(taken) < count:
-            waiter = queue.pop(0)
-            if not waiter.future.done():
-                taken.append(waiter)
-        if not queue:
-            self._waiters.pop(model, None)
-        return taken
-
-    def _grant(self, waiter: _Waiter, key: Key) -> None:
-        self._count(key)
-        waiter.future.set_result(key)
+        else:
+            self._room.leave(waiter)
 
     def _count(self, key: Key) -> None:
         self._leases[key] = self._leases.get(key, 0) + 1
-
-    def _tell(self, lease: Lease) -> None:
-        lease.profile = self._fleet.profiles[lease.want.model]
-        lease.waited_s = self._clock() - lease.want.arrived
+        breaker = self._breakers.get(key)
+        if breaker is not None and state(breaker, self.clock()) == "probe":
+            self._breakers[key] = structs.replace(breaker, probing=True)
 
     def _release(self, lease: Lease) -> None:
-        key = (lease.neuron.name, lease.replica.id)
-        self._refusals.pop(key, None)
-        self._uncount(key)
+        held_s = self.clock() - lease._since
+        model = lease.want.model
+        self._held_s[model] = _smoothed(self._held_s.get(model), held_s)
+        self._uncount((lease.neuron.name, lease.replica.id))
 
     def _uncount(self, key: Key) -> None:
         left = self._leases.get(key, 0) - 1
@@ -298,93 +307,45 @@ class Dispatcher:
             self._leases[key] = left
         else:
             self._leases.pop(key, None)
-        self._used_at[key] = self._clock()
+        self._used_at[key] = self.clock()
         self.pump()
+
+    def _succeeded(self, lease: Lease, first_token_s: float, tokens: int) -> None:
+        key = (lease.neuron.name, lease.replica.id)
+        self._breakers.pop(key, None)
+        self._swaps.forgive(key)
+        if key in self._caps:
+            self._caps[key] += 1
+            if self._caps[key] >= lease.replica.max_in_flight + lease.replica.max_queue_depth:
+                del self._caps[key]
+        if first_token_s > 0:
+            self._pace_s[key] = _smoothed(self._pace_s.get(key), first_token_s)
+        if tokens:
+            self._room.charge(lease.want.model, lease.want.caller, tokens - lease.want.tokens)
+
+    def _failed(self, lease: Lease) -> None:
+        key = (lease.neuron.name, lease.replica.id)
+        self._breakers[key] = after_failure(self._breakers.get(key), self.clock())
+
+    def _forget_the_gone(self) -> None:
+        """Replicas' ids are never used twice, so what is known of one that went is of no use."""
+        here = {(neuron.name, replica.id) for neuron, replica in self._fleet.replicas()}
+        books: tuple[dict[Key, Any], ...] = (self._used_at, self._caps, self._breakers, self._pace_s)
+        for book in books:
+            for key in [key for key in book if key not in here and key not in self._leases]:
+                del book[key]
 
     def _too_late(self, want: Want) -> CortexError:
         """What to tell one who waited `hold_s`: the load goes on without it."""
-        for neuron in self._fleet.neurons.values():
-            for replica in neuron.replicas:
-                if replica.model == want.model and replica.state in {State.LOADING, State.RECOVERING, State.WAKING}:
-                    phase = f"{replica.phase or replica.state}, {replica.progress:.0%}"
-                    left = f", about {replica.expected_s:.0f} s left" if replica.expected_s else ""
-                    return CortexError("loading", f"{want.model} is loading ({phase}{left})")
+        for _, replica in self.picture().replicas(want.model):
+            if replica.state in UNDER_WAY:
+                phase = f"{replica.phase or replica.state}, {replica.progress:.0%}"
+                left = f", about {replica.expected_s:.0f} s left" if replica.expected_s else ""
+                return CortexError("loading", f"{want.model} is loading ({phase}{left})")
         if not any(neuron.up for neuron in self._fleet.neurons.values()):
             return CortexError("no_neuron", "no neuron is up")
         return CortexError("no_capacity", f"no room for {want.model} within {want.hold_s:.0f} s")
 
-    # ------------------------------------------------------------------ swaps
 
-    def _start(self, picture: Picture, swap: Swap) -> None:
-        assert self._swaps is not None
-        intent = intend(picture, swap, f"op-{uuid.uuid4().hex[:16]}")
-        self._intents[intent.operation_id] = intent
-        for waiter in self._waiters.get(swap.model, ()):
-            waiter.cold = True
-        self._swaps.create_task(self._swap(intent, swap), name=f"swap {swap.model} on {intent.neuron}")
-
-    async def _swap(self, intent: Intent, swap: Swap) -> None:
-        neuron = self._fleet.neurons[intent.neuron]
-        request = LoadRequest(
-            operation_id=intent.operation_id,
-            instance_id=neuron.instance_id,
-            model=swap.model,
-            profile=self._fleet.profiles[swap.model],
-            placement=swap.candidate.shares,
-            evict=tuple(Victim(replica=r.id, version=r.version) for r in swap.candidate.victims),
-        )
-        error = ""
-        try:
-            operation = await self._commands.load(intent.neuron, request)
-        except Refused as refused:
-            error = refused.refusal.code
-            self._refused(intent, neuron.instance_id, refused.refusal)
-        except Unreachable:
-            error = "unreachable"
-            self._pause((intent.neuron, intent.model), 1.0)
-        else:
-            self._loaded(intent, neuron.instance_id, operation)
-        finally:
-            del self._intents[intent.operation_id]
-        seconds = self._clock() - intent.since
-        victims = tuple(replica.model for replica in swap.candidate.victims)
-        self._on_swap(
-            SwapRecord(model=intent.model, neuron=intent.neuron, seconds=seconds, victims=victims, error=error)
-        )
-        self.pump()
-
-    def _loaded(self, intent: Intent, instance_id: str, operation: Operation) -> None:
-        self._refusals.pop((intent.neuron, intent.model), None)
-        if operation.replica is not None:
-            self._fleet = apply(self._fleet, Answered(intent.neuron, instance_id, (operation.replica,)))
-
-    def _refused(self, intent: Intent, instance_id: str, refusal: Refusal) -> None:
-        """The neuron's truth differs: take it over, and do not ask the same again at once."""
-        key = (intent.neuron, intent.model)
-        answer = Answered(intent.neuron, instance_id, refusal.replicas, refusal.failure)
-        self._fleet = apply(self._fleet, answer)
-        if refusal.need_mb:
-            self._needs_mb[intent.model] = max(refusal.need_mb, self._needs_mb.get(intent.model, 0))
-        self._pause(key, refusal.retry_in_s)
-        if refusal.code in {"model_cannot_fit", "bad_request"}:
-            details: dict[str, Any] = {"need_mb": refusal.need_mb, "free_mb": refusal.free_mb, **refusal.details}
-            kind = "model_cannot_fit" if refusal.code == "model_cannot_fit" else "model_unusable"
-            told = Refuse(model=intent.model, kind=kind, message=refusal.message, details=details)
-            for waiter in self._take(intent.model, len(self._waiters.get(intent.model, ()))):
-                waiter.future.set_exception(_told(told))
-
-    def _pause(self, key: Key, seconds: float) -> None:
-        """Leave a replica, or a model on a neuron, alone for a while: the longer, the more often it refused."""
-        times = self._refusals[key] = self._refusals.get(key, 0) + 1
-        pause_s = seconds or min(PAUSE_S * 2 ** (times - 1), PAUSE_MAX_S)
-        self._paused[key] = self._clock() + pause_s
-
-
-def _told(action: Refuse) -> CortexError:
-    return CortexError(
-        action.kind,
-        action.message,
-        param="model" if action.kind in {"model_not_found", "model_cannot_fit"} else None,
-        retry_after_s=action.retry_after_s,
-        details=action.details,
-    )
+def _smoothed(before: float | None, sample: float) -> float:
+    return sample if before is None else before + SMOOTH * (sample - before)

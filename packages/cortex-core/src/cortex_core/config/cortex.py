@@ -25,7 +25,7 @@ class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Eviction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    strategy: Literal["lru"] = "lru"
+    strategy: Literal["cost", "lru", "priority"] = "cost"
     defrag_after_cycles: Annotated[int, Meta(ge=0)] = 50
 
 

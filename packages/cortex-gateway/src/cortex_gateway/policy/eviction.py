@@ -1,55 +1,131 @@
-"""Who leaves: of the replicas on a device, those whose going makes room."""
+"""Who leaves: of the replicas on a device, those whose going makes room at the least cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from typing import Literal
 
-from cortex_core.fleet import Device, Neuron, Replica, State
-from cortex_gateway.policy.picture import Picture
+from msgspec import Struct
+
+from cortex_core.fleet import Device, Neuron, Profile, Replica, State
+from cortex_gateway.policy.picture import Key, Picture
+
+Strategy = Literal["cost", "lru", "priority"]
 
 EVICTABLE = frozenset({State.READY, State.SLEEPING})
+ENUMERATE_AT_MOST = 12
+"""Replicas on one device whose sets are all tried (4,096 of them); beyond that greedily, per megabyte."""
+LOAD_MB_PER_S = 1000.0
+"""What a load is taken to run at where none was measured."""
 
 
-def may_leave(picture: Picture, neuron: Neuron, replica: Replica, condemned: set[tuple[str, str]]) -> str:
-    """Empty when it may be let go now, else why not, for people."""
+class Leaver(Struct, frozen=True, kw_only=True):
+    """A replica that may be let go, and what its going gives and costs."""
+
+    replica: Replica
+    freed_mb: int
+    cost_s: float  # expected seconds to bring it back: uses x load_s
+    idle_s: float
+    priority: int  # of residency
+
+
+def is_pinned(picture: Picture, neuron: Neuron, replica: Replica) -> bool:
+    """By an operator's word, which the neuron keeps, or else by the catalogue."""
+    if replica.pinned:
+        return True
     profile = picture.fleet.profiles.get(replica.model)
-    if replica.pinned or (profile is not None and neuron.name in profile.pinned_on):
+    return neuron.pins.get(replica.model, profile is not None and neuron.name in profile.pinned_on)
+
+
+def may_leave(picture: Picture, neuron: Neuron, replica: Replica, condemned: set[Key]) -> str:
+    """Empty when it may be let go at once, else why not, for people."""
+    stays = must_stay(picture, neuron, replica, condemned)
+    return stays or ("" if picture.is_idle(neuron, replica) else "busy")
+
+
+def must_stay(picture: Picture, neuron: Neuron, replica: Replica, condemned: set[Key]) -> str:
+    """Empty when it may be let go, once its requests have ended."""
+    if is_pinned(picture, neuron, replica):
         return "pinned"
     if (neuron.name, replica.id) in condemned:
         return "already leaving"
     if replica.state not in EVICTABLE:
         return replica.state
-    if not picture.is_idle(neuron, replica):
-        return "busy"
     if replica.evictable_in_s - max(0.0, picture.now - neuron.at) > 0:
-        return "just loaded"
+        return "its turn"
     return ""
 
 
-def is_pinned(picture: Picture, neuron: Neuron, replica: Replica) -> bool:
+def leaver(picture: Picture, neuron: Neuron, device: Device, replica: Replica) -> Leaver:
     profile = picture.fleet.profiles.get(replica.model)
-    return replica.pinned or (profile is not None and neuron.name in profile.pinned_on)
+    return Leaver(
+        replica=replica,
+        freed_mb=replica.memory_on(device.id),
+        cost_s=return_cost_s(neuron, replica),
+        idle_s=picture.idle_s(neuron, replica),
+        priority=profile.priority if profile is not None else 0,
+    )
 
 
-def victims(
-    picture: Picture, neuron: Neuron, device: Device, missing_mb: int, candidates: Iterable[Replica]
-) -> tuple[Replica, ...] | None:
-    """The least recently used of the candidates that together free `missing_mb` on the device.
+def return_cost_s(neuron: Neuron, replica: Replica) -> float:
+    """What letting it go is expected to cost later: how often it is used times how long its load takes."""
+    known = next((k for k in neuron.known if (k.model, k.digest) == (replica.model, replica.digest)), None)
+    load_s = replica.load_s or (known.load_s if known else 0.0)
+    if not load_s:
+        load_s = sum(share.memory_mb for share in replica.devices) / LOAD_MB_PER_S
+    return load_s * (known.uses if known else 0.0)
 
-    One that turns out not to be needed, because a later one alone suffices, is spared. None: not enough.
+
+def choose(
+    strategy: Strategy, leavers: Iterable[Leaver], missing_mb: int, incoming: Profile | None = None
+) -> tuple[Leaver, ...] | None:
+    """The replicas that go, or None when all of them together would not free enough.
+
+    `cost`: the set with the least cost; the fewest, then the oldest, among equals.
+    `lru`: the longest idle first. `priority`: the lowest residency priority first, never one above the incoming.
     """
-    chosen: list[Replica] = []
-    freed = 0
-    for replica in sorted(candidates, key=lambda r: (-picture.idle_s(neuron, r), r.id)):
-        if freed >= missing_mb:
-            break
-        if replica.memory_on(device.id):
-            chosen.append(replica)
-            freed += replica.memory_on(device.id)
-    if freed < missing_mb:
+    useful = [entry for entry in leavers if entry.freed_mb > 0]
+    if strategy == "priority" and incoming is not None:
+        useful = [entry for entry in useful if entry.priority <= incoming.priority]
+    if sum(entry.freed_mb for entry in useful) < missing_mb:
         return None
-    for replica in tuple(chosen):
-        if freed - replica.memory_on(device.id) >= missing_mb:
-            chosen.remove(replica)
-            freed -= replica.memory_on(device.id)
+    if strategy == "cost":
+        if len(useful) <= ENUMERATE_AT_MOST:
+            return _cheapest(useful, missing_mb)
+        # GreedyDual-Size (Cao & Irani 1997) without its clock: the estimate of uses decays by itself.
+        return _greedy(useful, missing_mb, lambda e: (e.cost_s / e.freed_mb, -e.idle_s))
+    if strategy == "priority":
+        return _greedy(useful, missing_mb, lambda e: (e.priority, -e.idle_s))
+    return _greedy(useful, missing_mb, lambda e: (0.0, -e.idle_s))
+
+
+def _cheapest(leavers: Sequence[Leaver], missing_mb: int) -> tuple[Leaver, ...]:
+    best: tuple[tuple[float, int, float], tuple[Leaver, ...]] | None = None
+    for size in range(1, len(leavers) + 1):
+        for group in combinations(leavers, size):
+            if sum(entry.freed_mb for entry in group) < missing_mb:
+                continue
+            rank = (sum(entry.cost_s for entry in group), size, -min(entry.idle_s for entry in group))
+            if best is None or rank < best[0]:
+                best = (rank, group)
+    assert best is not None  # all together suffice
+    return best[1]
+
+
+def _greedy(
+    leavers: Sequence[Leaver], missing_mb: int, rank: Callable[[Leaver], tuple[float, float]]
+) -> tuple[Leaver, ...]:
+    """In order of rank until it suffices; one that a later choice made needless is spared."""
+    chosen: list[Leaver] = []
+    freed_mb = 0
+    for entry in sorted(leavers, key=lambda e: (*rank(e), e.replica.id)):
+        if freed_mb >= missing_mb:
+            break
+        chosen.append(entry)
+        freed_mb += entry.freed_mb
+    for entry in tuple(chosen):
+        if freed_mb - entry.freed_mb >= missing_mb:
+            chosen.remove(entry)
+            freed_mb -= entry.freed_mb
     return tuple(chosen)

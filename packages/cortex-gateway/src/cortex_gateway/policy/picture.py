@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from msgspec import Struct
 
-from cortex_core.fleet import Fleet, Neuron, Profile, Replica, Share, State
+from cortex_core.fleet import Failure, Fleet, Neuron, Profile, Replica, Share, State
+from cortex_gateway.policy.breaker import Breaker
 
-Key = tuple[str, str]  # (neuron, replica id)
+Key = tuple[str, str]  # (neuron, replica id), or (neuron, model) where said so
 
 UNDER_WAY = frozenset({State.LOADING, State.RECOVERING, State.WAKING})
 
@@ -29,11 +31,17 @@ class Picture(Struct, frozen=True, kw_only=True):
 
     fleet: Fleet
     now: float
+    strategy: Literal["cost", "lru", "priority"] = "cost"
+    gateway: str = ""  # our own name, to tell our demand from others'
     leases: Mapping[Key, int] = {}  # of this gateway
     used_at: Mapping[Key, float] = {}  # when this gateway's last lease on it ended
     intents: Mapping[str, Intent] = {}  # by operation id
     needs_mb: Mapping[str, int] = {}  # model → what a neuron said that it needs
-    paused: Mapping[Key, float] = {}  # (neuron, model) → not before, after a refusal
+    paused: Mapping[Key, float] = {}  # (neuron, replica or model) → not before, after a refusal
+    caps: Mapping[Key, int] = {}  # leases that a replica took of us when it last said that it was full
+    breakers: Mapping[Key, Breaker] = {}
+    pace_s: Mapping[Key, float] = {}  # seconds to a first token lately
+    held_s: Mapping[str, float] = {}  # model → how long a lease is held, lately
 
     def replicas(self, model: str) -> Iterator[tuple[Neuron, Replica]]:
         """Those of one model on neurons that are up, through the fleet's index."""
@@ -43,6 +51,13 @@ class Picture(Struct, frozen=True, kw_only=True):
                 replica = neuron.replica(replica_id)
                 if replica is not None:
                     yield neuron, replica
+
+    def ready(self, model: str) -> Iterator[tuple[Neuron, Replica]]:
+        """Those that take new requests, as far as is known here."""
+        condemned = self.condemned()
+        for neuron, replica in self.replicas(model):
+            if replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in condemned:
+                yield neuron, replica
 
     def condemned(self) -> set[Key]:
         """Replicas that a swap under way lets go."""
@@ -61,6 +76,14 @@ class Picture(Struct, frozen=True, kw_only=True):
             if replica.state in UNDER_WAY or replica.state is State.UNLOADING:
                 busy.update(share.id for share in replica.devices)
         return busy
+
+    def room(self, neuron: Neuron, replica: Replica) -> int:
+        """How many more leases this gateway may hold on it: its slots, and its small queue so that none stays idle."""
+        key = (neuron.name, replica.id)
+        if self.paused.get(key, 0.0) > self.now:
+            return 0
+        most = replica.max_in_flight + replica.max_queue_depth if replica.max_in_flight else 1 << 30
+        return max(0, min(most, self.caps.get(key, most)) - self.leases.get(key, 0))
 
     def is_idle(self, neuron: Neuron, replica: Replica) -> bool:
         """Nobody holds a lease on it, as far as can be known here; the neuron has the last word."""
@@ -83,3 +106,27 @@ class Picture(Struct, frozen=True, kw_only=True):
         if checkpoint is not None and checkpoint.need_mb:
             return checkpoint.need_mb
         return self.needs_mb.get(profile.id, 0)
+
+    def failures(self, profile: Profile) -> list[tuple[Neuron, Failure, float]]:
+        """Loads of it that failed and must not be tried again yet: where, how, and for how many seconds."""
+        found = []
+        for neuron in self.fleet.neurons.values():
+            for failure in neuron.failures:
+                if (failure.model, failure.digest) == (profile.id, profile.digest):
+                    wait_s = failure.retry_in_s - max(0.0, self.now - neuron.at)
+                    if wait_s > 0:
+                        found.append((neuron, failure, wait_s))
+        return found
+
+    def others_demand(self, model: str) -> tuple[int, float]:
+        """What other gateways have waiting: how many, and since when the oldest (monotonic, ours)."""
+        count, oldest = 0, self.now
+        seen: set[str] = set()
+        for neuron in self.fleet.neurons.values():
+            for gateway, models in neuron.demand.items():
+                demand = models.get(model)
+                if gateway != self.gateway and gateway not in seen and demand is not None:
+                    seen.add(gateway)
+                    count += demand.waiters
+                    oldest = min(oldest, neuron.at - demand.oldest_wait_s)
+        return count, oldest

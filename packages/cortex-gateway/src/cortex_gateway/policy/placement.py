@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from msgspec import Struct
 
 from cortex_core.fleet import Device, Neuron, Profile, Replica, Share
-from cortex_gateway.policy.eviction import is_pinned, may_leave, victims
+from cortex_gateway.policy.affinity import weight
+from cortex_gateway.policy.eviction import Leaver, choose, is_pinned, leaver, may_leave, must_stay
 from cortex_gateway.policy.picture import Picture
+
+FREE, EVICT, DRAIN = range(3)
+"""How dear a place is: nothing leaves, what is idle leaves, what is busy leaves once its requests have ended."""
+
+Rank = tuple[bool, int, float, int, int, int]
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):
@@ -29,71 +34,92 @@ class Candidate(Struct, frozen=True, kw_only=True):
     neuron: str
     possible: bool  # with what is there: now, or once something is idle
     now: bool = False
+    tier: int = FREE
     reason: str = ""
     need_mb: int = 0
     shares: tuple[Share, ...] = ()
     victims: tuple[Replica, ...] = ()
     devices: tuple[DeviceView, ...] = ()
-    score: tuple[int, int, int, int] = (0, 0, 0, 0)  # lower is better: not pinned here, victims, -free, hash
+    rank: Rank = (True, DRAIN, 0.0, 0, 0, 0)  # less is better: elsewhere than pinned, tier, cost, victims, -free, hash
 
 
-def candidates(picture: Picture, profile: Profile) -> tuple[Candidate, ...]:
-    """Every neuron's verdict, the best first."""
-    verdicts = [_verdict(picture, profile, neuron) for neuron in picture.fleet.neurons.values()]
-    return tuple(sorted(verdicts, key=lambda c: (not c.now, not c.possible, c.score, c.neuron)))
+class _Plan(Struct, frozen=True):
+    """How one device could hold its share."""
+
+    tier: int
+    cost_s: float
+    device: Device
+    free_mb: int
+    leaving: tuple[Leaver, ...]
+
+    @property
+    def rank(self) -> tuple[int, float, int, int, str]:
+        return (self.tier, self.cost_s, len(self.leaving), -self.free_mb, self.device.id)
 
 
-def rendezvous(model: str, neuron: str) -> int:
-    """A tie-break on which all gateways agree (highest random weight: Thaler & Ravishankar 1998)."""
-    return int.from_bytes(hashlib.blake2b(f"{model}\0{neuron}".encode(), digest_size=4).digest(), "big")
+def candidates(picture: Picture, profile: Profile, *, drain: bool = True) -> tuple[Candidate, ...]:
+    """Every neuron's verdict, the best first. Without `drain` only what is idle is asked to leave."""
+    verdicts = [_verdict(picture, profile, neuron, drain) for neuron in picture.fleet.neurons.values()]
+    return tuple(sorted(verdicts, key=lambda c: (not c.now, not c.possible, c.rank, c.neuron)))
 
 
-def _verdict(picture: Picture, profile: Profile, neuron: Neuron) -> Candidate:
+def _verdict(picture: Picture, profile: Profile, neuron: Neuron, drain: bool) -> Candidate:
     need_mb = picture.need_mb(profile, neuron)
+    share_mb = max(profile.min_device_vram_mb, -(-need_mb // profile.min_devices))
 
-    def no(reason: str, *, possible: bool = False, devices: tuple[DeviceView, ...] = ()) -> Candidate:
+    def no(reason: str, *, possible: bool) -> Candidate:
+        devices = tuple(_view(picture, neuron, device, share_mb, profile) for device in neuron.devices)
         return Candidate(neuron=neuron.name, possible=possible, reason=reason, need_mb=need_mb, devices=devices)
 
     if not neuron.instance_id:
         return no(neuron.problem or "not heard of yet", possible=True)
     checkpoint = neuron.checkpoint(profile)
     if checkpoint is None and not neuron.simulated:
-        return no(f"no checkpoint {profile.source or profile.id!r} in its model folder")
+        return no(f"no checkpoint {profile.source or profile.id!r} in its model folder", possible=False)
     if checkpoint is not None and checkpoint.problem:
-        return no(checkpoint.problem)
-    share_mb = max(profile.min_device_vram_mb, -(-need_mb // profile.min_devices))
+        return no(checkpoint.problem, possible=False)
     groups = list(_like(neuron, profile))
-    views = tuple(_view(picture, neuron, device, share_mb) for group in groups for device in group)
     if not _could_ever(picture, neuron, groups, share_mb, profile.min_devices):
-        return no(_too_small(profile, groups, share_mb), devices=views)
-    if not neuron.up:
-        return no(neuron.problem or "down", possible=True, devices=views)
-    if neuron.cordoned:
-        return no("cordoned", possible=True, devices=views)
-    paused_s = picture.paused.get((neuron.name, profile.id), 0.0) - picture.now
-    if paused_s > 0:
-        return no(f"refused lately, asked again in {paused_s:.1f} s", possible=True, devices=views)
-    best = _best(picture, neuron, groups, share_mb, profile.min_devices)
-    if best is None:
-        return no("no room until something is idle", possible=True, devices=views)
-    devices, leaving = best
-    free_mb = min(neuron.free_mb(device) for device in devices)
+        return no(_too_small(profile, groups, share_mb), possible=False)
+    if hindrance := _hindrance(picture, profile, neuron):
+        return no(hindrance, possible=True)
+    plans = _best(picture, profile, neuron, groups, share_mb, drain)
+    if plans is None:
+        return no("no room until something is idle", possible=True)
+    victims = tuple({entry.replica.id: entry.replica for plan in plans for entry in plan.leaving}.values())
+    tier, free_mb = max(plan.tier for plan in plans), min(plan.free_mb for plan in plans)
+    cost_s = sum(plan.cost_s for plan in plans)
     return Candidate(
         neuron=neuron.name,
         possible=True,
         now=True,
-        reason="fits free" if not leaving else "fits after eviction",
+        tier=tier,
+        reason=("fits free", "fits when what is idle leaves", "fits when what has had its turn leaves")[tier],
         need_mb=need_mb,
-        shares=tuple(Share(device.id, share_mb) for device in devices) if share_mb else (),
-        victims=leaving,
-        devices=views,
-        score=(
+        shares=tuple(Share(plan.device.id, share_mb) for plan in plans) if share_mb else (),
+        victims=victims,
+        rank=(
             neuron.name not in profile.pinned_on,
-            len(leaving),
+            tier,
+            cost_s,
+            len(victims),
             -free_mb,
-            rendezvous(profile.id, neuron.name),
+            weight(profile.id, neuron.name),
         ),
     )
+
+
+def _hindrance(picture: Picture, profile: Profile, neuron: Neuron) -> str:
+    """Why a neuron that could hold it will not take it now."""
+    if not neuron.up:
+        return neuron.problem or "down"
+    if neuron.cordoned:
+        return "cordoned"
+    for where, failure, wait_s in picture.failures(profile):
+        if where.name == neuron.name:
+            return f"failed here ({failure.code}), tried again in {wait_s:.0f} s"
+    paused_s = picture.paused.get((neuron.name, profile.id), 0.0) - picture.now
+    return f"refused lately, asked again in {paused_s:.1f} s" if paused_s > 0 else ""
 
 
 def _like(neuron: Neuron, profile: Profile) -> Iterator[list[Device]]:
@@ -120,43 +146,61 @@ def _could_ever(picture: Picture, neuron: Neuron, groups: list[list[Device]], sh
 
 
 def _best(
-    picture: Picture, neuron: Neuron, groups: list[list[Device]], share_mb: int, min_devices: int
-) -> tuple[list[Device], tuple[Replica, ...]] | None:
-    """The devices that cost the fewest victims; the emptiest among equals."""
+    picture: Picture, profile: Profile, neuron: Neuron, groups: list[list[Device]], share_mb: int, drain: bool
+) -> Sequence[_Plan] | None:
+    """The cheapest devices of one group, as many as the profile wants."""
     busy, condemned = picture.busy_devices(neuron.name), picture.condemned()
-    best: tuple[tuple[int, int], list[Device], tuple[Replica, ...]] | None = None
-    leaveable = [r for r in neuron.replicas if not may_leave(picture, neuron, r, condemned)]
+    idle = [r for r in neuron.replicas if not may_leave(picture, neuron, r, condemned)]
+    turned = [r for r in neuron.replicas if not must_stay(picture, neuron, r, condemned)] if drain else []
+    best: list[_Plan] | None = None
     for group in groups:
-        plans = []
-        for device in group:
-            if device.id in busy:
-                continue
-            free_mb = neuron.free_mb(device)
-            leaving = victims(picture, neuron, device, share_mb - free_mb, leaveable) if free_mb < share_mb else ()
-            if leaving is not None:
-                plans.append((len(leaving), -free_mb, device, leaving))
-        plans.sort(key=lambda plan: (plan[0], plan[1], plan[2].id))
-        if len(plans) < min_devices:
-            continue
-        chosen = plans[:min_devices]
-        leaving = tuple({r.id: r for plan in chosen for r in plan[3]}.values())
-        rank = (len(leaving), sum(plan[1] for plan in chosen))
-        if best is None or rank < best[0]:
-            best = (rank, [plan[2] for plan in chosen], leaving)
-    return None if best is None else (best[1], best[2])
+        plans = [
+            plan
+            for device in group
+            if device.id not in busy
+            and (plan := _plan(picture, profile, neuron, device, share_mb, idle, turned)) is not None
+        ]
+        plans = sorted(plans, key=lambda plan: plan.rank)[: profile.min_devices]
+        if len(plans) == profile.min_devices and (best is None or _sum(plans) < _sum(best)):
+            best = plans
+    return best
 
 
-def _view(picture: Picture, neuron: Neuron, device: Device, share_mb: int) -> DeviceView:
+def _sum(plans: list[_Plan]) -> tuple[int, float, int]:
+    return (max(p.tier for p in plans), sum(p.cost_s for p in plans), -min(p.free_mb for p in plans))
+
+
+def _plan(
+    picture: Picture,
+    profile: Profile,
+    neuron: Neuron,
+    device: Device,
+    share_mb: int,
+    idle: list[Replica],
+    turned: list[Replica],
+) -> _Plan | None:
     free_mb = neuron.free_mb(device)
-    condemned = picture.condemned()
+    if free_mb >= share_mb:
+        return _Plan(FREE, 0.0, device, free_mb, ())
+    for tier, replicas in ((EVICT, idle), (DRAIN, turned)):
+        leavers = [leaver(picture, neuron, device, replica) for replica in replicas]
+        leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile)
+        if leaving is not None:
+            return _Plan(tier, sum(entry.cost_s for entry in leaving), device, free_mb, leaving)
+    return None
+
+
+def _view(picture: Picture, neuron: Neuron, device: Device, share_mb: int, profile: Profile) -> DeviceView:
+    free_mb, condemned = neuron.free_mb(device), picture.condemned()
     here = [replica for replica in neuron.replicas if replica.memory_on(device.id)]
     stay = {replica.id: may_leave(picture, neuron, replica, condemned) for replica in here}
-    leaving = victims(picture, neuron, device, share_mb - free_mb, [r for r in here if not stay[r.id]])
+    leavers = [leaver(picture, neuron, device, replica) for replica in here if not stay[replica.id]]
+    leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile) if free_mb < share_mb else ()
     return DeviceView(
         id=device.id,
         memory_mb=device.memory_mb,
         free_mb=free_mb,
-        must_leave=tuple(replica.model for replica in leaving or ()),
+        must_leave=tuple(entry.replica.model for entry in leaving or ()),
         kept=tuple((replica.model, stay[replica.id]) for replica in here if stay[replica.id]),
     )
 

@@ -1,4 +1,4 @@
-"""Who is served, who joins a load under way, which swap starts, who is refused: `schedule(picture, demands)`.
+"""Who is served, who joins a load under way, which swap starts, who is refused: `schedule(picture, backlogs)`.
 
 Everything that can be served is served first, over all models; only then is a swap planned. Waiter by waiter, the
 first would evict what the second could use now.
@@ -6,31 +6,38 @@ first would evict what the second could use now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from cortex_core.fleet import Failure, Neuron, Replica, Share, State
+from cortex_core.fleet import Neuron, Profile, Replica, Share, State
+from cortex_gateway.policy import turns
+from cortex_gateway.policy.affinity import Seat, seat_for
+from cortex_gateway.policy.breaker import state
 from cortex_gateway.policy.picture import Intent, Picture
-from cortex_gateway.policy.placement import Candidate, candidates, rendezvous
+from cortex_gateway.policy.placement import FREE, Candidate, candidates
+
+NEURON_PATIENCE_S = 30.0
+"""How long a request is held while no neuron that could serve it is up: longer than a daemon's restart takes."""
+OUTLIER = 3.0
+"""A replica so many times slower to its first token than its fastest sibling is passed over."""
 
 
-class Demand(Struct, frozen=True, kw_only=True):
-    """What waits for one model."""
+class Backlog(Struct, frozen=True, kw_only=True):
+    """What waits for one model at this gateway."""
 
     model: str
     waiters: int
-    oldest: float  # arrival, monotonic
+    tickets: int = 0  # told to come again, and expected back
+    oldest: float  # arrival, monotonic; of a ticket: its first
     priority: int = 5
 
 
 class Serve(Struct, frozen=True, kw_only=True):
-    """Give the next `count` waiters a lease on this replica."""
+    """Give the next `count` waiters of the model a lease each."""
 
     model: str
-    neuron: str
-    replica: str
     count: int
 
 
@@ -39,6 +46,7 @@ class Swap(Struct, frozen=True, kw_only=True):
 
     model: str
     candidate: Candidate
+    reason: str = "waiters"
     considered: tuple[Candidate, ...] = ()
 
 
@@ -54,100 +62,85 @@ class Refuse(Struct, frozen=True, kw_only=True):
 
 Action = Serve | Swap | Refuse
 
-NEURON_PATIENCE_S = 30.0
-"""How long a request is held while no neuron that could serve it is up: longer than a daemon's restart takes."""
-UNBOUNDED = 1 << 30
+
+def pick(picture: Picture, model: str, key: str = "") -> tuple[Neuron, Replica] | None:
+    """The replica that one new request of the model goes to now: where its session was, else the least loaded."""
+    ready = [(n, r) for n, r in picture.ready(model) if picture.room(n, r) > 0]
+    if not ready:
+        return None
+    if len(ready) == 1:
+        return ready[0]
+    keys = [(neuron.name, replica.id) for neuron, replica in ready]
+    fastest = min((picture.pace_s[k] for k in keys if k in picture.pace_s), default=0.0)
+    seats = [
+        Seat(
+            name=f"{neuron.name}/{replica.model}",
+            held=max(picture.leases.get(k, 0), replica.in_flight),
+            slots=replica.max_in_flight,
+            demoted=state(picture.breakers.get(k), picture.now) in {"open", "probing"}
+            or (fastest > 0 and picture.pace_s.get(k, 0.0) > OUTLIER * fastest),
+        )
+        for k, (neuron, replica) in zip(keys, ready, strict=True)
+    ]
+    return ready[seat_for(key, seats)]
 
 
-def room(picture: Picture, neuron: Neuron, replica: Replica) -> int:
-    """How many more leases this gateway may hold on it."""
-    key = (neuron.name, replica.id)
-    if picture.paused.get(key, 0.0) > picture.now:
-        return 0
-    return max(0, replica.max_in_flight - picture.leases.get(key, 0)) if replica.max_in_flight else UNBOUNDED
-
-
-def pick(picture: Picture, model: str) -> tuple[Neuron, Replica] | None:
-    """The replica that a new request of the model goes to now: the least loaded with room."""
-    best: tuple[tuple[float, int], Neuron, Replica] | None = None
-    condemned = picture.condemned() if picture.intents else ()
-    for neuron, replica in picture.replicas(model):
-        if replica.state is not State.READY or neuron.cordoned or (neuron.name, replica.id) in condemned:
-            continue
-        if not room(picture, neuron, replica):
-            continue
-        held = picture.leases.get((neuron.name, replica.id), 0)
-        load = max(held, replica.in_flight) / (replica.max_in_flight or 1)
-        rank = (load, rendezvous(model, neuron.name))
-        if best is None or rank < best[0]:
-            best = (rank, neuron, replica)
-    return None if best is None else (best[1], best[2])
-
-
-def schedule(picture: Picture, demands: Iterable[Demand]) -> list[Action]:
+def schedule(picture: Picture, backlogs: Sequence[Backlog]) -> list[Action]:
     """All that can be decided now. Applying it and hearing of its results leads to the next call."""
     actions: list[Action] = []
-    unserved: list[Demand] = []
-    for demand in demands:
-        served = list(_serve(picture, demand))
-        actions += served
-        if not served and not _has_home(picture, demand.model):
-            unserved.append(demand)
-    for demand in sorted(unserved, key=lambda d: (-d.priority, d.oldest)):
-        action = _place(picture, demand)
+    homeless: list[Backlog] = []
+    for backlog in backlogs:
+        room = sum(picture.room(neuron, replica) for neuron, replica in picture.ready(backlog.model))
+        count = min(backlog.waiters, room)
+        if count:
+            actions.append(Serve(model=backlog.model, count=count))
+        if not _has_home(picture, backlog.model):
+            homeless.append(backlog)
+        elif backlog.waiters > count and (swap := _another(picture, backlog, backlog.waiters - count)):
+            actions.append(swap)
+            picture = with_intent(picture, swap)
+    for backlog in in_turn(picture, homeless):
+        action = place(picture, backlog)
         if action is None:
             continue
         actions.append(action)
         if isinstance(action, Swap):
-            picture = _with_intent(picture, action)
+            picture = with_intent(picture, action)
     return actions
 
 
-def _serve(picture: Picture, demand: Demand) -> Iterable[Serve]:
-    """Leases for as many as there is room for, spread over the replicas by load."""
-    condemned = picture.condemned()
-    open_to = [
-        (neuron, replica, room(picture, neuron, replica))
-        for neuron, replica in picture.replicas(demand.model)
-        if replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in condemned
-    ]
-    left = demand.waiters
-    share = -(-left // max(1, len(open_to)))
-    for neuron, replica, free in sorted(open_to, key=lambda entry: -entry[2]):
-        count = min(left, share, free)
-        if count > 0:
-            left -= count
-            yield Serve(model=demand.model, neuron=neuron.name, replica=replica.id, count=count)
+def in_turn(picture: Picture, backlogs: Iterable[Backlog]) -> list[Backlog]:
+    """Whose turn is next: who has waited too long, then by priority, then who came first, at any gateway."""
+    waiting = list(backlogs)
+
+    def rank(backlog: Backlog) -> tuple[bool, int, float]:
+        _, elsewhere = picture.others_demand(backlog.model)
+        oldest = min(backlog.oldest, elsewhere)
+        overdue = picture.now - oldest > turns.overdue_s(_load_s(picture, backlog.model), len(waiting))
+        return (not overdue, 0 if overdue else -backlog.priority, oldest)
+
+    return sorted(waiting, key=rank)
 
 
-def _has_home(picture: Picture, model: str) -> bool:
-    """Whether it is there, full perhaps, or on its way: then its waiters wait."""
-    condemned = picture.condemned()
-    if picture.is_under_way(model):
-        return True
-    return any(
-        replica.state in {State.READY, State.DRAINING} and (neuron.name, replica.id) not in condemned
-        for neuron, replica in picture.replicas(model)
-    )
-
-
-def _place(picture: Picture, demand: Demand) -> Action | None:
-    profile = picture.fleet.profiles.get(demand.model)
+def place(picture: Picture, backlog: Backlog) -> Swap | Refuse | None:
+    """The swap that makes a home for a model that has none, why there never will be one, or None: not yet."""
+    profile = picture.fleet.profiles.get(backlog.model)
     if profile is None:
-        return Refuse(model=demand.model, kind="model_not_found", message=f"model: {demand.model}")
-    failure, wait_s = _failure(picture, demand.model, profile.digest)
-    if failure is not None:
-        message = f"{demand.model} failed to load: {failure.message or failure.code}"
-        return Refuse(model=demand.model, kind="load_failed", message=message, retry_after_s=wait_s)
-    considered = candidates(picture, profile)
+        return Refuse(model=backlog.model, kind="model_not_found", message=f"model: {backlog.model}")
+    failed = picture.failures(profile)
+    if any(failure.scope == "model" for _, failure, _ in failed) or len(failed) > 1:
+        _, failure, wait_s = max(failed, key=lambda entry: entry[2])
+        message = f"{backlog.model} failed to load: {failure.message or failure.code}"
+        return Refuse(model=backlog.model, kind="load_failed", message=message, retry_after_s=wait_s)
+    considered = candidates(picture, profile, drain=not failed)
     if considered and considered[0].now:
-        return Swap(model=demand.model, candidate=considered[0], considered=considered)
+        return Swap(model=backlog.model, candidate=considered[0], considered=considered)
     possible = [picture.fleet.neurons[c.neuron] for c in considered if c.possible]
     if not possible:
-        return cannot_fit(demand.model, considered)
-    if not any(neuron.up for neuron in possible) and picture.now - demand.oldest >= NEURON_PATIENCE_S:
-        message = f"no neuron that could serve {demand.model} is up"
-        return Refuse(model=demand.model, kind="no_neuron", message=message)
+        return cannot_fit(backlog.model, considered)
+    if not any(neuron.up for neuron in possible) and picture.now - backlog.oldest >= NEURON_PATIENCE_S:
+        message = f"no neuron that could serve {backlog.model} is up"
+        return Refuse(model=backlog.model, kind="no_neuron", message=message)
     return None
 
 
@@ -166,20 +159,39 @@ def cannot_fit(model: str, considered: tuple[Candidate, ...]) -> Refuse:
     return Refuse(model=model, kind="model_cannot_fit", message=f"{model} cannot fit: {reasons}", details=details)
 
 
-def _failure(picture: Picture, model: str, digest: str) -> tuple[Failure | None, float]:
-    """A recorded failure that forbids every neuron to try, and for how long."""
-    for neuron in picture.fleet.neurons.values():
-        for failure in neuron.failures:
-            wait_s = failure.retry_in_s - (picture.now - neuron.at)
-            if failure.model == model and failure.digest == digest and failure.scope == "model" and wait_s > 0:
-                return failure, wait_s
-    return None, 0.0
+def _another(picture: Picture, backlog: Backlog, left: int) -> Swap | None:
+    """A further replica on memory that is free, when waiting would take longer than loading it."""
+    profile = picture.fleet.profiles.get(backlog.model)
+    ready = list(picture.ready(backlog.model))
+    if profile is None or len(ready) >= profile.replicas.max or picture.is_under_way(backlog.model):
+        return None
+    slots = sum(replica.max_in_flight or 1 for _, replica in ready)
+    wait_s = left * picture.held_s.get(backlog.model, 0.0) / max(1, slots)
+    if wait_s <= _load_s(picture, backlog.model):
+        return None
+    taken = {neuron.name for neuron, _ in ready}
+    free = [c for c in candidates(picture, profile, drain=False) if c.now and c.tier == FREE and c.neuron not in taken]
+    return Swap(model=backlog.model, candidate=free[0], reason="another replica") if free else None
 
 
-def _with_intent(picture: Picture, swap: Swap) -> Picture:
-    """The picture with the swap already decided, so that the next model's plan respects it."""
-    intent = intend(picture, swap, f"planned {swap.model}")
-    return structs.replace(picture, intents={**picture.intents, intent.operation_id: intent})
+def _load_s(picture: Picture, model: str) -> float:
+    """The longest that a load of it took anywhere."""
+    profile = picture.fleet.profiles.get(model)
+    if profile is None:
+        return 0.0
+    neurons = picture.fleet.neurons.values()
+    return max((turns.load_s(n, profile, picture.need_mb(profile, n)) for n in neurons if n.up), default=0.0)
+
+
+def _has_home(picture: Picture, model: str) -> bool:
+    """Whether it is there, full perhaps, or on its way: then its waiters wait."""
+    if picture.is_under_way(model):
+        return True
+    condemned = picture.condemned()
+    return any(
+        replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in condemned
+        for neuron, replica in picture.replicas(model)
+    )
 
 
 def intend(picture: Picture, swap: Swap, operation_id: str) -> Intent:
@@ -194,3 +206,15 @@ def intend(picture: Picture, swap: Swap, operation_id: str) -> Intent:
         victims=tuple(replica.id for replica in candidate.victims),
         since=picture.now,
     )
+
+
+def with_intent(picture: Picture, swap: Swap) -> Picture:
+    """The picture with the swap already decided, so that the next plan respects it."""
+    intent = intend(picture, swap, f"planned {swap.model}")
+    return structs.replace(picture, intents={**picture.intents, intent.operation_id: intent})
+
+
+def hosts(picture: Picture, profile: Profile) -> list[str]:
+    """Neurons that could hold the model: those to tell of its waiters."""
+    neurons = picture.fleet.neurons.values()
+    return [n.name for n in neurons if n.up and (n.simulated or n.checkpoint(profile) is not None)]

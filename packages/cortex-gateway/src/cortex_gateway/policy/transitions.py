@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct, structs
 
 from cortex_core.fleet import Failure, Fleet, Neuron, Profile, Replica, State
-from cortex_core.neuron_api import Discovery, Gauges, ReplicaEvent, Report
+from cortex_core.neuron_api import DemandEvent, Discovery, Gauges, ReplicaEvent, Report
 
 GONE = frozenset({State.ABSENT, State.FAILED})
 
@@ -52,6 +52,13 @@ class Beat(Struct, frozen=True):
     at: float = 0.0
 
 
+class Demanded(Struct, frozen=True):
+    neuron: str
+    instance_id: str
+    event: DemandEvent
+    at: float = 0.0
+
+
 class Lost(Struct, frozen=True):
     """No sign of life for too long. What was known stays in the picture, for what it could serve."""
 
@@ -65,7 +72,7 @@ class Reprofiled(Struct, frozen=True):
     profiles: Mapping[str, Profile]
 
 
-Event = Reported | Discovered | ReplicaChanged | Answered | Beat | Lost | Reprofiled
+Event = Reported | Discovered | ReplicaChanged | Answered | Beat | Demanded | Lost | Reprofiled
 
 
 def empty_fleet(neurons: Iterable[tuple[str, str]], profiles: Mapping[str, Profile]) -> Fleet:
@@ -94,20 +101,18 @@ def _after(neuron: Neuron, event: Event) -> Neuron:
         case Reported(report=report):
             return _reported(neuron, report, event.at)
         case Discovered(discovery=found):
-            if found.instance_id != neuron.instance_id:
-                return neuron
-            return structs.replace(neuron, checkpoints=found.checkpoints)
-        case ReplicaChanged(event=change):
-            if event.instance_id != neuron.instance_id or change.seq <= neuron.seq:
-                return neuron
-            replicas = _with(neuron.replicas, change.replica)
-            return structs.replace(neuron, up=True, problem="", seq=change.seq, at=event.at, replicas=replicas)
+            same = found.instance_id == neuron.instance_id
+            return structs.replace(neuron, checkpoints=found.checkpoints) if same else neuron
+        case ReplicaChanged():
+            return _changed(neuron, event) if event.instance_id == neuron.instance_id else neuron
         case Answered():
             return _answered(neuron, event) if event.instance_id == neuron.instance_id else neuron
         case Beat(gauges=gauges):
-            if event.instance_id != neuron.instance_id or gauges.seq < neuron.seq:
-                return neuron
-            return _beaten(neuron, gauges, event.at)
+            fresh = event.instance_id == neuron.instance_id and gauges.seq >= neuron.seq
+            return _beaten(neuron, gauges, event.at) if fresh else neuron
+        case Demanded(event=posted):
+            fresh = event.instance_id == neuron.instance_id and posted.seq >= neuron.seq
+            return structs.replace(neuron, seq=posted.seq, demand=posted.demand) if fresh else neuron
         case Lost(problem=problem):
             return structs.replace(neuron, up=False, problem=problem) if neuron.up or not neuron.problem else neuron
         case Reprofiled():
@@ -130,10 +135,19 @@ def _reported(neuron: Neuron, report: Report, at: float) -> Neuron:
         checkpoints=report.checkpoints or (neuron.checkpoints if same else ()),
         known=report.known,
         failures=report.failures,
+        demand=report.demand,
+        pins=report.pins,
         cordoned=report.cordoned,
         simulated=report.simulated,
         at=at,
     )
+
+
+def _changed(neuron: Neuron, event: ReplicaChanged) -> Neuron:
+    if event.event.seq <= neuron.seq:
+        return neuron
+    replicas = _with(neuron.replicas, event.event.replica)
+    return structs.replace(neuron, up=True, problem="", seq=event.event.seq, at=event.at, replicas=replicas)
 
 
 def _answered(neuron: Neuron, answer: Answered) -> Neuron:

@@ -1,0 +1,36 @@
+"""Whose turn a device is: how long a resident stays while others wait, and when a wait has become too long.
+
+Work-conserving: a resident without demand has no turn, for a strict minimum would make a user who alternates
+between two models wait twice as long as no policy at all.
+"""
+
+from __future__ import annotations
+
+from cortex_core.fleet import Neuron, Profile
+from cortex_gateway.policy.eviction import LOAD_MB_PER_S
+
+TURN_LOADS = 4.0
+TURN_MIN_S = 10.0
+
+
+def turn_s(load_s: float) -> float:
+    """How long a resident with demand keeps its place: long enough to be worth its load."""
+    return max(TURN_LOADS * load_s, TURN_MIN_S)
+
+
+def load_s(neuron: Neuron, profile: Profile, need_mb: int) -> float:
+    """What its load there takes: measured, else estimated from its size."""
+    for known in neuron.known:
+        if (known.model, known.digest) == (profile.id, profile.digest) and known.load_s:
+            return known.load_s
+    return need_mb / LOAD_MB_PER_S
+
+
+def overdue_s(load_s: float, competing: int) -> float:
+    """Who has waited for so long goes before priority: every competitor could have had its turn and its load."""
+    return (turn_s(load_s) + load_s) * (competing + 1)
+
+
+def bound_s(load_s: float, drain_s: float, competing: int) -> float:
+    """Within this every model with demand gets its turn, among `competing` others of like load."""
+    return (turn_s(load_s) + drain_s + load_s) * (competing + 1)

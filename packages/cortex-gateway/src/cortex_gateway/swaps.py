@@ -1,0 +1,152 @@
+"""Swaps under way: each a task of the dispatcher, decided on a picture, ended by what the neuron answers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
+
+from cortex_core.fleet import Replica
+from cortex_core.neuron_api import LoadRequest, Refusal, UnloadRequest, Victim
+from cortex_gateway.commands import Commands, Refused, Unreachable
+from cortex_gateway.policy.picture import Intent, Key, Picture
+from cortex_gateway.policy.placement import DRAIN, Candidate
+from cortex_gateway.policy.schedule import Refuse, Swap, intend
+from cortex_gateway.policy.transitions import Answered
+from cortex_gateway.policy.upkeep import LetGo
+
+if TYPE_CHECKING:
+    from cortex_gateway.dispatcher import Dispatcher
+
+PAUSE_S, PAUSE_MAX_S = 0.1, 5.0  # after a refusal, doubled with each further one
+UNREACHABLE_S = 1.0
+FINAL = {"model_cannot_fit": "model_cannot_fit", "bad_request": "model_unusable"}  # a neuron's code → a client's error
+DRAIN_S = 120.0  # what a busy victim's requests are given to end by themselves
+
+
+class SwapRecord(Struct, frozen=True, kw_only=True):
+    """A swap that ended, for the metrics."""
+
+    model: str
+    neuron: str
+    seconds: float
+    reason: str = "waiters"
+    victims: tuple[str, ...] = ()  # models
+    loaded: bool = True  # False: something was only let go
+    error: str = ""  # a refusal's code; empty: it went well
+
+
+def _victim(replica: Replica, candidate: Candidate) -> Victim:
+    mode: Literal["idle", "drain"] = "drain" if candidate.tier == DRAIN else "idle"
+    return Victim(replica=replica.id, version=replica.version, mode=mode, drain_s=DRAIN_S)
+
+
+class Swaps:
+    """What was decided and has not ended, and what neurons taught by refusing."""
+
+    def __init__(self, dispatcher: Dispatcher, commands: Commands, on_swap: Callable[[SwapRecord], None]) -> None:
+        self._dispatcher = dispatcher
+        self._commands = commands
+        self._on_swap = on_swap
+        self._intents: dict[str, Intent] = {}
+        self._needs_mb: dict[str, int] = {}
+        self._refusals: dict[Key, int] = {}  # in a row
+
+    @property
+    def intents(self) -> Mapping[str, Intent]:
+        return self._intents
+
+    @property
+    def needs_mb(self) -> Mapping[str, int]:
+        return self._needs_mb
+
+    def patience_s(self, key: Key) -> float:
+        """How long to leave one alone that refused: the longer, the more often in a row."""
+        times = self._refusals[key] = self._refusals.get(key, 0) + 1
+        return float(min(PAUSE_S * 2 ** (times - 1), PAUSE_MAX_S))
+
+    def forgive(self, key: Key) -> None:
+        self._refusals.pop(key, None)
+
+    def begin(self, action: Swap | LetGo, picture: Picture) -> Coroutine[None, None, None]:
+        """Register what was decided, at once, and return what does it."""
+        if isinstance(action, LetGo):
+            return self._let_go(action, picture.now)
+        intent = intend(picture, action, f"op-{uuid.uuid4().hex[:16]}")
+        self._intents[intent.operation_id] = intent
+        return self._swap(intent, action)
+
+    async def _swap(self, intent: Intent, swap: Swap) -> None:
+        neuron, candidate = self._dispatcher.fleet.neurons[intent.neuron], swap.candidate
+        request = LoadRequest(
+            operation_id=intent.operation_id,
+            instance_id=neuron.instance_id,
+            model=swap.model,
+            profile=self._dispatcher.fleet.profiles.get(swap.model),
+            placement=candidate.shares,
+            evict=tuple(_victim(replica, candidate) for replica in candidate.victims),
+        )
+        error = ""
+        try:
+            operation = await self._commands.load(intent.neuron, request)
+        except Refused as refused:
+            error = refused.refusal.code
+            self._learn(intent, neuron.instance_id, refused.refusal)
+        except Unreachable:
+            error = "unreachable"
+            self._dispatcher.pause((intent.neuron, intent.model), UNREACHABLE_S)
+        else:
+            self.forgive((intent.neuron, intent.model))
+            if operation.replica is not None:
+                self._believe(intent.neuron, neuron.instance_id, operation.replica)
+        finally:
+            del self._intents[intent.operation_id]
+        self._on_swap(
+            SwapRecord(
+                model=intent.model,
+                neuron=intent.neuron,
+                seconds=self._dispatcher.clock() - intent.since,
+                reason=swap.reason,
+                victims=tuple(replica.model for replica in candidate.victims),
+                error=error,
+            )
+        )
+        self._dispatcher.pump()
+
+    async def _let_go(self, action: LetGo, since: float) -> None:
+        neuron, replica = self._dispatcher.fleet.neurons[action.neuron], action.replica
+        error = ""
+        try:
+            await self._commands.unload(action.neuron, UnloadRequest(replica=replica.id, version=replica.version))
+        except Refused as refused:
+            error = refused.refusal.code
+            self._believe(action.neuron, neuron.instance_id, *refused.refusal.replicas)
+        except Unreachable:
+            error = "unreachable"
+        self._on_swap(
+            SwapRecord(
+                model=replica.model,
+                neuron=action.neuron,
+                seconds=self._dispatcher.clock() - since,
+                reason=action.reason,
+                victims=(replica.model,),
+                loaded=False,
+                error=error,
+            )
+        )
+
+    def _believe(self, neuron: str, instance_id: str, *replicas: Replica) -> None:
+        self._dispatcher.observe(Answered(neuron, instance_id, replicas))
+
+    def _learn(self, intent: Intent, instance_id: str, refusal: Refusal) -> None:
+        """The neuron's truth differs: take it over, and do not ask the same again at once."""
+        self._dispatcher.pause((intent.neuron, intent.model), refusal.retry_in_s)
+        if refusal.need_mb:
+            self._needs_mb[intent.model] = max(refusal.need_mb, self._needs_mb.get(intent.model, 0))
+        if refusal.code in FINAL:
+            details: dict[str, Any] = {"need_mb": refusal.need_mb, "free_mb": refusal.free_mb, **refusal.details}
+            told = Refuse(model=intent.model, kind=FINAL[refusal.code], message=refusal.message, details=details)
+            self._dispatcher.refuse(told)
+        self._dispatcher.observe(Answered(intent.neuron, instance_id, refusal.replicas, refusal.failure))
