@@ -1,0 +1,66 @@
+"""Single checks, each in an environment of its own. The one that counts is `python3 tools/run.py test`: all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13"]
+NAMES = ["cortex-core", "cortex-gateway", "neuron", "cortex-cli"]
+PACKAGES = [f"--editable=packages/{name}" for name in NAMES]
+REQUIREMENTS = Path("tools/requirements")
+NOT_LOCKED = ["torch", "torchvision", "torchaudio", "torchcodec", "triton", *NAMES]  # overrides.txt says why
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """The four packages without an engine, with what PyPI has today rather than the lock's versions."""
+    session.install(*PACKAGES, *nox.project.dependency_groups(PROJECT, *groups))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: rules and format."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict, over packages, tests and tools."""
+    install(session, "types", "test")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests but those of the engine, on each Python. Arguments go to pytest."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def train(session: nox.Session) -> None:
+    """Train the tiny model with its whole budget; every skill must reach an accuracy of 0.95."""
+    code = "from tools.runner.environment import ENGINE, ready; print(ready(ENGINE))"
+    said = session.run("python3", "-c", code, silent=True)
+    python = str(said).strip().splitlines()[-1]
+    out = Path(session.create_tmp()) / "checkpoint"
+    session.run(python, "-m", "tools.tinymodel", "train", str(out), "--check", "0.95", external=True)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Renew what tools/run.py installs: tools/requirements/*.lock. Needs no wheel of torch."""
+    session.install("-r", str(REQUIREMENTS / "uv.txt"))
+    compile_ = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes"]
+    compile_ += ["--no-annotate", "--no-header", f"--override={REQUIREMENTS / 'overrides.txt'}", "--upgrade"]
+    compile_ += [f"--no-emit-package={name}" for name in NOT_LOCKED]
+    for name, groups in {"engine": ["--group=pyproject.toml:dev"], "sim": []}.items():
+        out = REQUIREMENTS / f"{name}.lock"
+        session.run(*compile_, *groups, str(REQUIREMENTS / f"{name}.in"), f"--output-file={out}", silent=True)
