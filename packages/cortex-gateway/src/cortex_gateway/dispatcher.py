@@ -20,6 +20,7 @@ from cortex_core.fleet import Demand, Fleet, Neuron, Profile, Replica, State
 from cortex_core.neuron_api import DemandRequest, Refusal
 from cortex_gateway.commands import Commands, Refused, Unreachable
 from cortex_gateway.policy.breaker import Breaker, after_failure, state
+from cortex_gateway.policy.defrag import defragment
 from cortex_gateway.policy.picture import UNDER_WAY, Key, Picture
 from cortex_gateway.policy.placement import Candidate
 from cortex_gateway.policy.schedule import Refuse, Serve, Swap, hosts, pick, schedule
@@ -80,6 +81,7 @@ class Dispatcher:
         *,
         name: str = "gateway",
         strategy: Literal["cost", "lru", "priority"] = "cost",
+        defrag_after: int = 0,
         max_waiters: int = 1000,
         clock: Callable[[], float] = time.monotonic,
         on_swap: Callable[[SwapRecord], None] = lambda _: None,
@@ -88,13 +90,16 @@ class Dispatcher:
         self._leases: dict[Key, int] = {}
         self._used_at: dict[Key, float] = {}
         self._room = WaitingRoom(max_waiters)
-        self._swaps = Swaps(self, commands, on_swap)
+        self._swaps = Swaps(self, commands)
+        self._on_swap = on_swap
         self._paused: dict[Key, float] = {}
         self._caps: dict[Key, int] = {}
         self._breakers: dict[Key, Breaker] = {}
         self._pace_s: dict[Key, float] = {}
         self._held_s: dict[str, float] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._cycles: dict[str, int] = {}  # completed swaps of a neuron since it was defragmented
+        self._defrag_after = defrag_after
         self._name = name
         self._strategy = strategy
         self._commands = commands
@@ -166,6 +171,13 @@ class Dispatcher:
         """Leave a replica, or a model on a neuron, alone for a while."""
         self._paused[key] = self.clock() + (seconds or self._swaps.patience_s(key))
 
+    def swapped(self, record: SwapRecord) -> None:
+        """One ended, however."""
+        if not record.error:
+            self._cycles[record.neuron] = self._cycles.get(record.neuron, 0) + 1
+        self._on_swap(record)
+        self.pump()
+
     async def run(self) -> None:
         """Own the swaps and the timers until cancelled. A bug in one of them ends it."""
         async with asyncio.TaskGroup() as self._tasks:
@@ -184,8 +196,13 @@ class Dispatcher:
         self._forget_the_gone()
         picture = self.picture()
         backlogs = self._room.backlogs()
-        for action in upkeep(picture, {backlog.model for backlog in backlogs}):
+        wanted = {backlog.model for backlog in backlogs}
+        for action in upkeep(picture, wanted):
             self.spawn(action, picture)
+        picture = self.picture()
+        for move in defragment(picture, self._cycles, self._defrag_after, wanted or self._held_s.keys()):
+            self._cycles[move.candidate.neuron] = 0
+            self.spawn(move, picture)
         posts: dict[str, dict[str, Demand]] = {}
         for backlog in backlogs:
             demand = Demand(backlog.waiters + backlog.tickets, max(0.0, now - backlog.oldest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -46,10 +46,9 @@ def _victim(replica: Replica, candidate: Candidate) -> Victim:
 class Swaps:
     """What was decided and has not ended, and what neurons taught by refusing."""
 
-    def __init__(self, dispatcher: Dispatcher, commands: Commands, on_swap: Callable[[SwapRecord], None]) -> None:
+    def __init__(self, dispatcher: Dispatcher, commands: Commands) -> None:
         self._dispatcher = dispatcher
         self._commands = commands
-        self._on_swap = on_swap
         self._intents: dict[str, Intent] = {}
         self._needs_mb: dict[str, int] = {}
         self._refusals: dict[Key, int] = {}  # in a row
@@ -103,7 +102,7 @@ class Swaps:
                 self._believe(intent.neuron, neuron.instance_id, operation.replica)
         finally:
             del self._intents[intent.operation_id]
-        self._on_swap(
+        self._dispatcher.swapped(
             SwapRecord(
                 model=intent.model,
                 neuron=intent.neuron,
@@ -113,7 +112,6 @@ class Swaps:
                 error=error,
             )
         )
-        self._dispatcher.pump()
 
     async def _let_go(self, action: LetGo, since: float) -> None:
         neuron, replica = self._dispatcher.fleet.neurons[action.neuron], action.replica
@@ -125,7 +123,7 @@ class Swaps:
             self._believe(action.neuron, neuron.instance_id, *refused.refusal.replicas)
         except Unreachable:
             error = "unreachable"
-        self._on_swap(
+        self._dispatcher.swapped(
             SwapRecord(
                 model=replica.model,
                 neuron=action.neuron,
