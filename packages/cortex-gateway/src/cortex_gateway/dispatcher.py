@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from cortex_core.errors import CortexError
 from cortex_core.fleet import Demand, Fleet, Neuron, Profile, Replica, State
@@ -29,7 +29,7 @@ from cortex_gateway.policy.upkeep import LetGo, upkeep
 from cortex_gateway.swaps import SwapRecord, Swaps
 from cortex_gateway.waiting import Waiter, WaitingRoom, Want
 
-__all__ = ["Dispatcher", "Lease", "SwapRecord", "Want"]
+__all__ = ["Dispatcher", "Lease", "Rules", "SwapRecord", "Want"]
 
 TICK_S = 1.0
 """What only time changes (ages, pauses, others' leases) is looked at so often; waits are posted as often."""
@@ -71,6 +71,15 @@ class Lease:
         self._dispatcher._failed(self)
 
 
+class Rules(Struct, frozen=True, kw_only=True):
+    """What the configuration says of the decisions."""
+
+    gateway: str = "gateway"  # our own name, different from every other gateway's
+    strategy: Literal["cost", "lru", "priority"] = "cost"
+    defrag_after: int = 0  # swaps
+    max_waiters: int = 1000  # for a model
+
+
 class Dispatcher:
     """Leases on replicas, and the loads that make them possible."""
 
@@ -78,18 +87,16 @@ class Dispatcher:
         self,
         fleet: Fleet,
         commands: Commands,
+        rules: Rules | None = None,
         *,
-        name: str = "gateway",
-        strategy: Literal["cost", "lru", "priority"] = "cost",
-        defrag_after: int = 0,
-        max_waiters: int = 1000,
         clock: Callable[[], float] = time.monotonic,
         on_swap: Callable[[SwapRecord], None] = lambda _: None,
     ) -> None:
         self._fleet = fleet
         self._leases: dict[Key, int] = {}
         self._used_at: dict[Key, float] = {}
-        self._room = WaitingRoom(max_waiters)
+        self._rules = rules = rules or Rules()
+        self._room = WaitingRoom(rules.max_waiters)
         self._swaps = Swaps(self, commands)
         self._on_swap = on_swap
         self._paused: dict[Key, float] = {}
@@ -99,9 +106,6 @@ class Dispatcher:
         self._held_s: dict[str, float] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._cycles: dict[str, int] = {}  # completed swaps of a neuron since it was defragmented
-        self._defrag_after = defrag_after
-        self._name = name
-        self._strategy = strategy
         self._commands = commands
         self.clock = clock
 
@@ -126,8 +130,8 @@ class Dispatcher:
         return Picture(
             fleet=self._fleet,
             now=now,
-            strategy=self._strategy,
-            gateway=self._name,
+            strategy=self._rules.strategy,
+            gateway=self._rules.gateway,
             leases=self._leases,
             used_at=self._used_at,
             intents=self._swaps.intents,
@@ -200,7 +204,7 @@ class Dispatcher:
         for action in upkeep(picture, wanted):
             self.spawn(action, picture)
         picture = self.picture()
-        for move in defragment(picture, self._cycles, self._defrag_after, wanted or self._held_s.keys()):
+        for move in defragment(picture, self._cycles, self._rules.defrag_after, wanted or self._held_s.keys()):
             self._cycles[move.candidate.neuron] = 0
             self.spawn(move, picture)
         posts: dict[str, dict[str, Demand]] = {}
@@ -211,7 +215,7 @@ class Dispatcher:
                 posts.setdefault(neuron, {})[backlog.model] = demand
         for neuron, models in posts.items():
             assert self._tasks is not None
-            self._tasks.create_task(self._post(neuron, DemandRequest(gateway=self._name, models=models)))
+            self._tasks.create_task(self._post(neuron, DemandRequest(gateway=self._rules.gateway, models=models)))
         self.pump()
 
     async def _post(self, neuron: str, request: DemandRequest) -> None:
