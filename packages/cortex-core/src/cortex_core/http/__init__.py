@@ -1,0 +1,39 @@
+"""What gateway and neuron share on the wire: the hardened server, raw-ASGI answers, and the lean client.
+
+The parser is llhttp, the ASGI semantics are hypercorn's; `head.py` and `exchange.py` say why.
+"""
+
+from cortex_core.http.asgi import ASGIApp, Headers, Message, Receive, Scope, Send
+from cortex_core.http.bind import activated, address_of, bind, parse_address
+from cortex_core.http.client import BrokenResponse, Client, ConnectFailed, Response
+from cortex_core.http.limits import Limits
+from cortex_core.http.request import BodyTooLarge, Disconnected, Request
+from cortex_core.http.responses import EVENT_STREAM_HEADERS, EventStream, respond, respond_json
+from cortex_core.http.server import Server, openai_errors
+
+__all__ = [
+    "EVENT_STREAM_HEADERS",
+    "ASGIApp",
+    "BodyTooLarge",
+    "BrokenResponse",
+    "Client",
+    "ConnectFailed",
+    "Disconnected",
+    "EventStream",
+    "Headers",
+    "Limits",
+    "Message",
+    "Receive",
+    "Request",
+    "Response",
+    "Scope",
+    "Send",
+    "Server",
+    "activated",
+    "address_of",
+    "bind",
+    "openai_errors",
+    "parse_address",
+    "respond",
+    "respond_json",
+]

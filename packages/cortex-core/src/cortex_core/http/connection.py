@@ -1,0 +1,344 @@
+"""One client's connection: bytes to requests, one at a time, and every state with a deadline.
+
+The read side is never paused while an answer is in the making, or a client that leaves would go unnoticed (what stock
+hypercorn does behind one pipelined byte). What comes early is kept, up to a bound; only a body that the app does not
+take pauses reading, and then the kernel is asked to tell of a hang-up by other means (`hangup.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from typing import TYPE_CHECKING, Any
+
+from cortex_core.http.asgi import Headers, Scope
+from cortex_core.http.body import ChunkedBody, LengthBody
+from cortex_core.http.exchange import Exchange, status_line
+from cortex_core.http.head import Head, HeadReader, Refusal
+
+if TYPE_CHECKING:
+    from cortex_core.http.server import Server
+
+
+class Phase(enum.Enum):
+    IDLE = enum.auto()  # between requests: the first to go when room is needed
+    HEAD = enum.auto()  # a head has begun
+    BODY = enum.auto()  # the app runs, its request is still coming
+    ANSWER = enum.auto()  # the request is complete, its answer is not
+    CLOSING = enum.auto()  # nothing more is read as a request; what was written may still leave
+
+
+class Connection(asyncio.Protocol):
+    """Lives in `server.connections` from its first moment to `connection_lost`."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_body_since",
+        "_exchange",
+        "_paused_at",
+        "_pending",
+        "_reader",
+        "_stalled_since",
+        "can_write",
+        "client",
+        "deadline",
+        "is_tls",
+        "keep_alive",
+        "local",
+        "loop",
+        "phase",
+        "server",
+        "socket_fd",
+        "transport",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.loop = server.loop
+        self.transport: asyncio.Transport
+        self.phase = Phase.IDLE
+        self.deadline = 0.0  # of the present phase, loop time
+        self.can_write: asyncio.Future[None] | None = None  # set while the reader is behind
+        self.keep_alive = True
+        self.is_tls = False
+        self.client: tuple[str, int] | None = None
+        self.local: tuple[str, int] | None = None
+        self._stalled_since = 0.0
+        self._reader: HeadReader | None = None
+        self._body: LengthBody | ChunkedBody | None = None
+        self._body_bytes = 0
+        self._body_since: float | None = None  # None: its sender still waits to be told to go on
+        self._paused_at = 0.0
+        self._exchange: Exchange | None = None
+        self._pending = b""  # bytes behind the present request
+        self.socket_fd = -1
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        limits = self.server.limits
+        transport.set_write_buffer_limits(high=limits.write_bytes)
+        sock: socket.socket = transport.get_extra_info("socket")
+        self.socket_fd = sock.fileno()
+        if sock.family != socket.AF_UNIX:
+            self.client = transport.get_extra_info("peername", ())[:2] or None
+            self.local = transport.get_extra_info("sockname", ())[:2] or None
+        self.is_tls = transport.get_extra_info("ssl_object") is not None
+        self.server.opened(self)
+        self._enter_idle()
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase is Phase.CLOSING:
+            return
+        if self.phase is Phase.ANSWER:
+            self._keep(self._pending + data)
+            return
+        self._read(data)
+
+    def eof_received(self) -> bool:
+        """Half-closed counts as gone: nobody who waits for an answer closes his side."""
+        self.abort()
+        return False
+
+    def pause_writing(self) -> None:
+        self.can_write = self.loop.create_future()
+        self._stalled_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        if self.can_write is not None and not self.can_write.done():
+            self.can_write.set_result(None)
+        self.can_write = None
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._unwatch()
+        self.phase = Phase.CLOSING
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.disconnected()
+        self.server.closed(self)
+
+    # --- requests
+
+    def _read(self, data: bytes) -> None:
+        """Reads as far as one request at a time goes; a refusal is answered and closes."""
+        try:
+            while data and self.phase in (Phase.IDLE, Phase.HEAD, Phase.BODY):
+                data = self._read_body(data) if self.phase is Phase.BODY else self._read_head(data)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        if data and self.phase is Phase.ANSWER:
+            self._keep(data)
+
+    def _keep(self, pipelined: bytes) -> None:
+        """Keeps what came behind the present request; more of it than the bound is no client of ours."""
+        self._pending = pipelined
+        if len(pipelined) > self.server.limits.receive_bytes:
+            self.abort()
+
+    def _read_head(self, data: bytes) -> bytes:
+        if self._reader is None:
+            self._reader = HeadReader(self.server.limits)
+            self.phase = Phase.HEAD
+            self.deadline = self.loop.time() + self.server.limits.header_timeout_s
+        found = self._reader.feed(data)
+        if found is None:
+            return b""
+        head, end = found
+        self._reader = None
+        self._begin(head)
+        return data[end:]
+
+    def _begin(self, head: Head) -> None:
+        limits = self.server.limits
+        if head.length is not None and head.length > limits.body_bytes:
+            raise _Refused(413, f"the request's body is over {limits.body_bytes} bytes", head)
+        self.server.busy(self)
+        self.keep_alive = head.keep_alive
+        exchange = self._exchange = Exchange(self, head)
+        if head.length == 0:
+            self.phase = Phase.ANSWER
+            exchange.start()
+            exchange.feed_body(b"", done=True)
+            return
+        self.phase = Phase.BODY
+        self._body = ChunkedBody() if head.length is None else LengthBody(head.length)
+        self._body_bytes = 0
+        self._body_since = None if head.expects_continue else self.loop.time()
+        exchange.start()
+
+    def _read_body(self, data: bytes) -> bytes:
+        assert self._body is not None
+        assert self._exchange is not None
+        self.body_awaited()
+        piece, rest = self._body.feed(data)
+        self._body_bytes += len(piece)
+        if self._body_bytes > self.server.limits.body_bytes:
+            raise Refusal(413, f"the request's body is over {self.server.limits.body_bytes} bytes")
+        done = self._body.done
+        if done:
+            self._body = None
+            self.phase = Phase.ANSWER
+        if (piece or done) and self._exchange.feed_body(piece, done) > self.server.limits.receive_bytes and not done:
+            self._pause_body()
+        return rest
+
+    def body_awaited(self) -> None:
+        """The clock of the body starts: with its first byte, or when its sender is told to go on."""
+        if self._body_since is None:
+            self._body_since = self.loop.time()
+
+    def _pause_body(self) -> None:
+        if not self._paused_at:
+            self._paused_at = self.loop.time()
+            self.transport.pause_reading()
+            self.server.hangups.watch(self.socket_fd, self.abort)
+
+    def resume_body(self) -> None:
+        if self._paused_at:
+            assert self._body_since is not None
+            self._body_since += self.loop.time() - self._paused_at  # that time was the app's, not the client's
+            self._unwatch()
+            self.transport.resume_reading()
+
+    def _unwatch(self) -> None:
+        if self._paused_at:
+            self._paused_at = 0.0
+            self.server.hangups.unwatch(self.socket_fd)
+
+    # --- answers
+
+    def write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def closes_after(self, exchange: Exchange) -> bool:
+        """Whether the answer that begins now is this connection's last."""
+        if not exchange.body_done or self.server.draining:
+            self.keep_alive = False
+        return not self.keep_alive
+
+    def exchange_done(self) -> None:
+        self._exchange = None
+        if not self.keep_alive or self._body is not None:
+            self.close()
+            return
+        self._enter_idle()
+        pending, self._pending = self._pending, b""
+        if pending:
+            self._read(pending)
+
+    def _enter_idle(self) -> None:
+        self.phase = Phase.IDLE
+        self.deadline = self.loop.time() + self.server.limits.keep_alive_s
+        self.server.idle(self)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        exchange = self._exchange
+        if exchange is not None:  # its body turned out to be malformed, too large or too slow
+            exchange.break_off(refusal.status, refusal.message)
+        else:
+            head = refusal.head if isinstance(refusal, _Refused) else None
+            self.refuse(refusal.status, refusal.message, None if head is None else _scope(head))
+
+    def refuse(self, status: int, message: str, scope: Scope | None) -> None:
+        """Answers an error in place of the app, and closes."""
+        headers, body = self.server.errors(status, message, scope)
+        self.write(
+            _answer(status, headers, body, self.server.date, bodyless=scope is not None and scope["method"] == "HEAD")
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Lets what was written leave. A request not yet read to its end is drained for a moment: closed with unread
+        bytes, the kernel would send a reset, and the client might never see its answer."""
+        if self.phase is Phase.CLOSING:
+            return
+        unread = self._body is not None or self.phase is Phase.HEAD
+        self.phase = Phase.CLOSING
+        self._pending = b""
+        self._unpause()
+        limits = self.server.limits
+        self.deadline = self.loop.time() + (limits.linger_s if unread else limits.write_stall_s)
+        self.server.busy(self)
+        if not unread:
+            self.transport.close()
+        elif self.transport.can_write_eof():
+            try:
+                self.transport.write_eof()
+            except OSError:  # it has been reset meanwhile
+                self.transport.abort()
+
+    def _unpause(self) -> None:
+        if self._paused_at:
+            self._unwatch()
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drops the connection now, with everything unsent."""
+        if self.phase is not Phase.CLOSING:
+            self.phase = Phase.CLOSING
+            self.server.busy(self)
+            if self._exchange is not None:
+                self._exchange.disconnected()  # at once: connection_lost comes a loop turn later
+        self.transport.abort()
+
+    def cut(self) -> None:
+        """The server closes: the answer in the making gets its last words."""
+        if self._exchange is not None:
+            self._exchange.cut()
+        self.close()
+
+    # --- time
+
+    def check(self, now: float) -> None:
+        """Called by the server several times a second: ends what has taken too long."""
+        if self.can_write is not None and now - self._stalled_since > self.server.limits.write_stall_s:
+            self.abort()
+        elif self.phase is Phase.BODY:
+            if self._body_is_slow(now):
+                self._refuse(Refusal(408, "the request's body came too slowly"))
+        elif self.phase is Phase.ANSWER or now < self.deadline:
+            return
+        elif self.phase is Phase.HEAD:
+            self._refuse(Refusal(408, "the request's headers came too slowly"))
+        elif self.phase is Phase.IDLE:
+            self.close()
+        else:
+            self.abort()
+
+    def _body_is_slow(self, now: float) -> bool:
+        limits = self.server.limits
+        if self._body_since is None or self._paused_at:
+            return False
+        taken = now - self._body_since
+        return taken > limits.body_timeout_s or taken > limits.body_grace_s + self._body_bytes / limits.body_bytes_per_s
+
+
+class _Refused(Refusal):
+    """A refusal whose request is known well enough to be answered in its dialect."""
+
+    def __init__(self, status: int, message: str, head: Head) -> None:
+        super().__init__(status, message)
+        self.head = head
+
+
+def _scope(head: Head) -> Scope:
+    path, _, query = head.target.partition(b"?")
+    return {
+        "type": "http",
+        "method": head.method.decode(),
+        "path": path.decode(),
+        "raw_path": path,
+        "query_string": query,
+        "headers": head.headers,
+    }
+
+
+def _answer(status: int, headers: Headers, body: bytes, date: bytes, *, bodyless: bool) -> bytes:
+    lines = [status_line(status), date, b"connection: close\r\ncontent-length: %d\r\n" % len(body)]
+    lines += [b"%b: %b\r\n" % header for header in headers]
+    return b"".join([*lines, b"\r\n", b"" if bodyless else body])

@@ -1,0 +1,305 @@
+"""The server: accepts, bounds, keeps time for its connections, drains, and closes. HTTP/1.1 only.
+
+    async with Server(app, listeners=[bind("127.0.0.1:31313")]) as server:
+        ...
+        await server.drain(timeout_s=120)
+
+It owns every connection and every handler's task: when the block is left, none is alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from email.utils import formatdate
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from cortex_core.http.asgi import ASGIApp, Headers, Scope
+from cortex_core.http.bind import address_of
+from cortex_core.http.connection import Connection, Phase
+from cortex_core.http.hangup import HangupWatch, readable
+from cortex_core.http.limits import Limits
+
+log = logging.getLogger(__name__)
+
+Errors = Callable[[int, str, Scope | None], tuple[Headers, bytes]]
+OnError = Callable[[Scope, Exception], None]
+
+TCP_USER_TIMEOUT = 18  # linux/tcp.h; the socket module names it only from 3.6 on Linux builds that have it
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_BACK_OFF_S = 0.25
+_ACCEPTS_PER_TURN = 32  # so that a flood of connections leaves the others their turn; fewer than reserved_fds
+_LAST_WORDS_S = 0.5  # how long the last bytes of cut answers may take to leave
+_TICK_S = 0.5
+
+
+def openai_errors(status: int, message: str, _: Scope | None) -> tuple[Headers, bytes]:
+    """The errors that the server answers by itself, in OpenAI's envelope."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    return [(b"content-type", b"application/json")], msgspec.json.encode({"error": error})
+
+
+def log_error(scope: Scope, error: Exception) -> None:
+    log.error("unhandled %s in %s %s", type(error).__name__, scope["method"], scope["path"], exc_info=error)
+
+
+class Server:
+    """Serves `app` on `listeners`, which it takes over and closes.
+
+    `errors` renders what the server answers by itself (400, 408, 413, 414, 417, 431, 500, 501, 503) as headers and
+    body; its scope is None where the request could not be read. `on_error` is told of a handler's bug.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        listeners: Sequence[socket.socket],
+        limits: Limits | None = None,
+        errors: Errors = openai_errors,
+        on_error: OnError = log_error,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.app = app
+        self.limits = limits or Limits()
+        self.errors = errors
+        self.on_error = on_error
+        self.draining = False
+        self.date = b""  # the Date header's line, renewed with each tick
+        self.loop: asyncio.AbstractEventLoop
+        self.hangups: HangupWatch
+        self._ssl = ssl_context
+        self._listeners = list(listeners)
+        self._connections: set[Connection] = set()
+        self._idle: dict[Connection, None] = {}  # oldest first
+        self._tasks: set[asyncio.Task[None]] = set()  # handlers
+        self._arriving: dict[asyncio.Task[None], socket.socket] = {}  # accepted, perhaps in a handshake; oldest first
+        self._accepting = False
+        self._resume_accept: asyncio.TimerHandle | None = None
+        self._told_at = float("-inf")  # when the log last heard of it
+        self._ticker: asyncio.TimerHandle | None = None
+        self._awaited: tuple[Callable[[], bool], asyncio.Future[None]] | None = None  # what a drain waits for
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = max(1, min(self.limits.connections, descriptors - self.limits.reserved_fds))
+        shortest = min(self.limits.header_timeout_s, self.limits.body_grace_s, self.limits.write_stall_s)
+        self._tick_s = min(_TICK_S, shortest / 4, self.limits.keep_alive_s / 4, self.limits.linger_s / 4)
+
+    # --- what others may ask
+
+    @property
+    def addresses(self) -> list[str]:
+        return [address_of(listener) for listener in self._listeners]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose handler runs."""
+        return len(self._tasks)
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections) + len(self._arriving)
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        self.loop = asyncio.get_running_loop()
+        self.hangups = HangupWatch(self.loop)
+        self._tick()
+        self._accept_again()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stops accepting and lets requests finish; at the deadline cuts those that have not.
+
+        Idle connections close at once, answers that begin now say `connection: close`. A cut answer that has begun
+        ends with the last words its `EventStream` was given, never with a clean end; one that has not is a 503.
+        """
+        self._stop_accepting()
+        self.draining = True
+        for connection in list(self._idle):
+            if connection.phase is Phase.IDLE and not readable(connection.socket_fd):  # else a request has come
+                connection.close()
+        await self._until(lambda: not self._tasks and not self._idle, timeout_s)
+        await self._close()
+
+    async def _close(self) -> None:
+        self._stop_accepting()
+        for connection in list(self._connections):
+            connection.cut()
+        for task in [*self._tasks, *self._arriving]:
+            task.cancel()
+        await self._until(lambda: not (self._tasks or self._connections or self._arriving), _LAST_WORDS_S)
+        for connection in list(self._connections):
+            connection.abort()
+        await self._until(lambda: not self._connections, _LAST_WORDS_S)
+        if self._tasks:
+            log.error("%d handlers did not end when cancelled", len(self._tasks))
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.hangups.close()
+
+    async def _until(self, settled: Callable[[], bool], timeout_s: float) -> None:
+        """Until `settled`, which is asked again whenever something ends, or the time is up."""
+        if settled():
+            return
+        future = self.loop.create_future()
+        self._awaited = (settled, future)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await future
+        self._awaited = None
+
+    def _something_ended(self) -> None:
+        if self._awaited is not None and not self._awaited[1].done() and self._awaited[0]():
+            self._awaited[1].set_result(None)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A handler's task; it ends before the server does."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.loop.call_exception_handler({"message": "a hook of the server failed", "exception": error})
+        self._something_ended()
+
+    # --- what connections tell
+
+    def opened(self, connection: Connection) -> None:
+        self._connections.add(connection)
+
+    def idle(self, connection: Connection) -> None:
+        if self.draining:
+            connection.close()
+        else:
+            self._idle[connection] = None
+
+    def busy(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._idle.pop(connection, None)
+        self._something_ended()
+        if not self._accepting and not self.draining and self._resume_accept is None:
+            self._accept_again()
+
+    # --- accepting
+
+    def _accept_again(self) -> None:
+        self._resume_accept = None
+        self._accepting = True
+        for listener in self._listeners:
+            self.loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _pause_accept(self) -> None:
+        self._accepting = False
+        for listener in self._listeners:
+            self.loop.remove_reader(listener.fileno())
+
+    def _stop_accepting(self) -> None:
+        if self._accepting:
+            self._pause_accept()
+        self._accepting = False
+        if self._resume_accept is not None:
+            self._resume_accept.cancel()
+            self._resume_accept = None
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            if self.connections >= self._most and not self._shed():
+                self._pause_accept()  # until one closes
+                return
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                self._back_off(error)
+                return
+            task = self.loop.create_task(self._attach(sock))
+            self._arriving[task] = sock
+            task.add_done_callback(self._arrived)
+
+    def _back_off(self, error: OSError) -> None:
+        """Out of descriptors or memory: connections wait in the kernel's queue for a moment. One line a second."""
+        now = self.loop.time()
+        if now - self._told_at >= 1.0:
+            self._told_at = now
+            log.warning("cannot accept: %s; %d connections are open", error.strerror, self.connections)
+        self._pause_accept()
+        self._resume_accept = self.loop.call_later(_BACK_OFF_S, self._accept_again)
+
+    def _shed(self) -> bool:
+        """Makes room: the oldest idle connection goes, else the oldest handshake."""
+        if self._idle:
+            next(iter(self._idle)).abort()
+        elif self._ssl is not None and self._arriving:
+            task, sock = next(iter(self._arriving.items()))
+            self._arriving.pop(task)
+            task.cancel()
+            sock.close()
+        else:
+            return False
+        return True
+
+    async def _attach(self, sock: socket.socket) -> None:
+        try:
+            self._tune(sock)
+            await self.loop.connect_accepted_socket(
+                lambda: Connection(self),
+                sock,
+                ssl=self._ssl,
+                ssl_handshake_timeout=self.limits.tls_handshake_s if self._ssl else None,
+                ssl_shutdown_timeout=self.limits.linger_s if self._ssl else None,
+            )
+        except OSError:  # the client left, or its handshake failed
+            sock.close()
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        sock = self._arriving.pop(task, None)
+        if sock is not None and task.cancelled():  # perhaps before it had begun
+            sock.close()
+        self._something_ended()
+
+    def _tune(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if self.limits.send_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(self.limits.write_stall_s * 1000))
+
+    # --- time
+
+    def _tick(self) -> None:
+        """One clock for all connections: a timer for each would cost more than looking at ten thousand of them."""
+        now = self.loop.time()
+        self.date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        for connection in list(self._connections):
+            connection.check(now)
+        self._ticker = self.loop.call_later(self._tick_s, self._tick)

@@ -1,0 +1,237 @@
+"""One connection of the client: a request out, an answer in, held to a bound.
+
+llhttp parses. An answer is whole only by its own framing: a declared length reached, or the last chunk. One that ends
+with the connection, framed or not, is broken: a truncated answer must never look like a complete one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any, Literal
+
+import httptools
+
+if TYPE_CHECKING:
+    from cortex_core.http.client import Client
+
+_HOLD_BYTES = 64 * 2**10  # more than this unread stops the reading
+_MAX_HEADERS = 200
+_MAX_HEAD_BYTES = 64 * 2**10
+_MAX_INTERIM = 8  # 1xx answers before the real one
+_RECEIVE_BUFFER_BYTES = 128 * 2**10  # the kernel's part
+
+
+class ConnectFailed(Exception):
+    """No connection could be made: the request was certainly not executed."""
+
+
+class BrokenResponse(Exception):
+    """The answer did not come whole. `executed`: whether the request may have had an effect."""
+
+    def __init__(self, message: str, executed: Literal["no", "unknown"] = "unknown") -> None:
+        super().__init__(message)
+        self.executed = executed
+
+
+class Upstream(asyncio.Protocol):
+    """The state of one exchange at a time; `idle_since` counts between two of them."""
+
+    __slots__ = (
+        "_client",
+        "_framed",
+        "_head_bytes",
+        "_held",
+        "_interim",
+        "_loop",
+        "_parser",
+        "_paused",
+        "_pieces",
+        "_waiter",
+        "answered",
+        "closed",
+        "complete",
+        "error",
+        "headers",
+        "idle_since",
+        "reusable",
+        "socket_fd",
+        "status",
+        "transport",
+        "waits_to_send",
+    )
+
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
+        self._loop = loop
+        self.transport: asyncio.Transport
+        self.socket_fd = -1
+        self.closed = False
+        self.idle_since = 0.0
+        self._parser: httptools.HttpResponseParser
+        self._waiter: asyncio.Future[None] | None = None
+        self._reset()
+        self.complete = True
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.error: BrokenResponse | None = None
+        self.answered = False  # some byte of the answer has come
+        self.complete = False
+        self.reusable = False
+        self.waits_to_send = False  # the body waits for 100 Continue
+        self._framed = False
+        self._head_bytes = 0
+        self._interim = 0
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._paused = False
+
+    def begin(self, head: bytes, body: bytes, *, wait: bool) -> None:
+        """Sends a request; with `wait` only its head, until `send_body`."""
+        self._reset()
+        self._parser = httptools.HttpResponseParser(self)
+        self.waits_to_send = wait
+        if wait:
+            self.transport.write(head)
+        elif len(body) <= _HOLD_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+
+    def send_body(self, body: bytes) -> None:
+        if self.waits_to_send and not self.closed:
+            self.waits_to_send = False
+            self.transport.write(body)
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        sock: socket.socket = transport.get_extra_info("socket")
+        self.socket_fd = sock.fileno()
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        self._client.last_byte_at = self._loop.time()
+        if self.complete or self.error is not None:  # nobody asked for it
+            self.transport.abort()
+            return
+        self.answered = True
+        if not self.status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail("it switched protocols")
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, BrokenResponse):
+                self._fail(str(error.__context__))
+            else:
+                raise
+        except httptools.HttpParserError as error:
+            self._fail(f"malformed answer: {error}")
+        if not self.status and self._head_bytes > _MAX_HEAD_BYTES:
+            self._fail("the answer's head is too large")
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.closed = True
+        self._client.forget(self)
+        if not self.complete and self.error is None:
+            self.error = BrokenResponse("the connection closed before the answer was complete")
+        self._wake()
+
+    # --- llhttp
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise BrokenResponse("more than one answer to one request")
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        self.headers.append((name.lower(), value or b""))
+        if len(self.headers) > _MAX_HEADERS:
+            raise BrokenResponse("the answer has too many headers")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self.reusable = self._parser.should_keep_alive()
+        self._framed = status in (204, 304) or any(
+            name == b"content-length" or (name == b"transfer-encoding" and value.lower() == b"chunked")
+            for name, value in self.headers
+        )
+        if not self._framed:
+            raise BrokenResponse("the answer has neither a length nor chunks")
+        self.status = status
+        self._wake()
+
+    def on_body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held > _HOLD_BYTES and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        if not self.status:  # 1xx: the answer is still to come
+            self.headers.clear()
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise BrokenResponse("too many interim answers")
+            self._wake()
+            return
+        self.complete = True
+        if self.waits_to_send:
+            self.reusable = False  # its body was never sent
+        self._wake()
+
+    # --- the reader
+
+    @property
+    def told_to_go_on(self) -> bool:
+        return self._interim > 0
+
+    def take(self) -> bytes:
+        """What has arrived."""
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces = []
+        self._held = 0
+        if self._paused and not self.closed:
+            self._paused = False
+            self.transport.resume_reading()
+        return data
+
+    @property
+    def has_data(self) -> bool:
+        return bool(self._pieces)
+
+    async def wait(self) -> None:
+        """Until something has changed: the head, a piece of the body, the end, or an error."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def fail(self, error: BrokenResponse) -> None:
+        if self.error is None and not self.complete:
+            self.error = error
+        self._wake()
+
+    def _fail(self, message: str) -> None:
+        self.reusable = False
+        self.fail(BrokenResponse(message))
+        self.transport.abort()
