@@ -1,0 +1,1 @@
+"""What builds, tries and tests cortex; no part of what is installed."""

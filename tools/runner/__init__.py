@@ -1,0 +1,1 @@
+"""The two commands of tools/run.py. Standard library only."""
