@@ -20,6 +20,7 @@ class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hold_s: Seconds = 240.0  # how long a streaming request may wait for its lease
     hold_not_streaming_s: Seconds = 120.0
     max_body_mb: Megabytes = 32
+    max_held_mb: Megabytes = 512  # of bodies whose answer has not begun
     max_waiters: Annotated[int, Meta(ge=1)] = 1000  # a model; four times that in all
     drain_s: Seconds = 120.0
 

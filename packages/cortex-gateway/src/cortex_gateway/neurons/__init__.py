@@ -11,7 +11,7 @@ import aiohttp
 
 from cortex_core.config.cortex import NeuronEntry
 from cortex_core.http import Client
-from cortex_core.neuron_api import LoadRequest, Operation, UnloadRequest
+from cortex_core.neuron_api import DemandRequest, LoadRequest, Operation, UnloadRequest
 from cortex_gateway.neurons.client import session
 from cortex_gateway.neurons.follow import Follower, Observe
 
@@ -59,3 +59,6 @@ class Neurons:
 
     async def unload(self, neuron: str, request: UnloadRequest) -> Operation:
         return await self._followers[neuron].unload(request)
+
+    async def demand(self, neuron: str, request: DemandRequest) -> None:
+        await self._followers[neuron].demand(request)

@@ -115,6 +115,11 @@ class NeuronClient:
             raise Unreachable(f"{operation.kind} ended as {operation.status}")
         return operation
 
+    async def tell(self, path: str, body: msgspec.Struct) -> None:
+        """POST something that is answered by nothing."""
+        async with self._request("POST", path, msgspec.json.encode(body), ANSWER_S) as response:
+            await self._read(response, MAX_REFUSAL_BYTES)
+
     async def _ask(
         self,
         method: str,

@@ -23,10 +23,19 @@ import msgspec
 from cortex_core import neuron_api
 from cortex_core.dialects.sse import Event as SseEvent
 from cortex_core.http import Client
-from cortex_core.neuron_api import Gauges, LoadRequest, Operation, ReplicaEvent, Report, UnloadRequest
+from cortex_core.neuron_api import (
+    DemandEvent,
+    DemandRequest,
+    Gauges,
+    LoadRequest,
+    Operation,
+    ReplicaEvent,
+    Report,
+    UnloadRequest,
+)
 from cortex_gateway.commands import Refused, Unreachable
 from cortex_gateway.neurons.client import Ended, Incompatible, NeuronClient, NoConnection
-from cortex_gateway.policy.transitions import Beat, Discovered, Event, Lost, ReplicaChanged, Reported
+from cortex_gateway.policy.transitions import Beat, Demanded, Discovered, Event, Lost, ReplicaChanged, Reported
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +82,12 @@ class Follower:
 
     async def unload(self, request: UnloadRequest) -> Operation:
         return await self._command("/models/unload", request)
+
+    async def demand(self, request: DemandRequest) -> None:
+        try:
+            await self._client.tell("/demand", request)
+        except Incompatible as error:
+            raise Unreachable(str(error)) from error
 
     async def _command(self, path: str, request: msgspec.Struct) -> Operation:
         """The neuron bounds its operations; we wait as long as it lives."""
@@ -125,6 +140,9 @@ class Follower:
             elif event.event == "replica":
                 change = msgspec.json.decode(event.data, type=ReplicaEvent)
                 self._observe(ReplicaChanged(self.name, self._instance_id, change, now))
+            elif event.event == "demand":
+                posted = msgspec.json.decode(event.data, type=DemandEvent)
+                self._observe(Demanded(self.name, self._instance_id, posted))
             elif event.event == "snapshot":
                 self._reported(msgspec.json.decode(event.data, type=Report))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -7,6 +7,7 @@ that it does not decode), and half a surrogate pair, which some clients send and
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -17,10 +18,15 @@ from cortex_core.errors import CortexError, Dialect
 from cortex_gateway.policy.usage import NOT_JSON
 
 _NEEDED = {Dialect.OPENAI_CHAT: "messages", Dialect.OPENAI_COMPLETIONS: "prompt"}
+BYTES_A_TOKEN = 4  # of JSON; only for a guess
+TOKENS = 512  # an answer's length where nothing is known of it, or the client only names a bound
+HEAD_BYTES = 1024
+MAX_SESSION = 256  # characters
 _MAX_MODEL = 256  # characters; a longer name is no model of anybody's
 
 _values = msgspec.json.Decoder(dict[str, Raw]).decode
 _string = msgspec.json.Decoder(str).decode
+_number = msgspec.json.Decoder(int | None).decode
 _flag = msgspec.json.Decoder(bool | None).decode
 _options = msgspec.json.Decoder(dict[str, Raw] | None).decode
 _encode = msgspec.json.Encoder().encode
@@ -38,6 +44,9 @@ class Wanted(Struct, frozen=True, gc=False):
     model: str
     stream: bool
     strip_usage: bool  # usage is asked for in the client's stead, and must not reach it
+    tokens: int  # that it will probably take, prompt and answer; a guess
+    session: str  # what the client calls its conversation, if it does
+    head: str  # a digest of the prompt's beginning
     values: dict[str, Raw]
 
     def encode(self) -> bytes:
@@ -56,10 +65,19 @@ def read(body: bytes, dialect: Dialect) -> Wanted:
     needed = _NEEDED[dialect]
     if needed not in values:
         raise _bad(needed, "is required")
-    if dialect is Dialect.OPENAI_CHAT and not bytes(values[needed]).startswith(b"["):
+    if dialect is Dialect.OPENAI_CHAT and bytes(memoryview(values[needed])[:1]) != b"[":
         raise _bad(needed, "must be an array of messages")
+    prompt = memoryview(values[needed])
     stream = bool(_value(values, "stream", _flag, "must be true or false"))
-    return Wanted(model, stream, stream and _ask_for_usage(values), values)
+    return Wanted(
+        model=model,
+        stream=stream,
+        strip_usage=stream and _ask_for_usage(values),
+        tokens=len(prompt) // BYTES_A_TOKEN + _most_tokens(values),
+        session=_session(values),
+        head=hashlib.blake2b(prompt[:HEAD_BYTES], digest_size=8).hexdigest(),
+        values=values,
+    )
 
 
 def _parse(body: bytes) -> dict[str, Raw]:
@@ -105,6 +123,25 @@ def _ask_for_usage(values: dict[str, Raw]) -> bool:
     kept = {key: value for key, value in options.items() if key != "continuous_usage_stats"}
     values["stream_options"] = Raw(_encode({**kept, "include_usage": True}))
     return True
+
+
+def _most_tokens(values: dict[str, Raw]) -> int:
+    """What the answer may take by the client's own word. Nonsense is left to the engine to refuse."""
+    for key in ("max_completion_tokens", "max_tokens"):
+        if key in values:
+            try:
+                return max(0, min(_number(values[key]) or 0, TOKENS))
+            except NOT_JSON:
+                return TOKENS
+    return TOKENS
+
+
+def _session(values: dict[str, Raw]) -> str:
+    """OpenAI's name for what shares a prefix."""
+    try:
+        return _string(values["prompt_cache_key"])[:MAX_SESSION] if "prompt_cache_key" in values else ""
+    except NOT_JSON:
+        return ""
 
 
 def _value(values: dict[str, Raw], key: str, decode: Any, problem: str) -> Any:

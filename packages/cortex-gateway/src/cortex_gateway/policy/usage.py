@@ -14,6 +14,8 @@ from msgspec import Struct
 
 MAX_EVENT_BYTES = 4 << 20  # of one event; a stream that never ends its event is not a stream
 
+GAVE_UP = frozenset({"abort", "error"})  # finish reasons that are no ends of an answer: E-11
+
 DONE = b"data: [DONE]\n\n"
 
 # Whatever ends a stream ends it with at most these: finish, usage, [DONE]; or an error, [DONE]. One more for a comment.
@@ -183,6 +185,9 @@ class StreamTap:
             self.content = self.content or bool(choice.text) or (choice.delta is not None and _says(choice.delta))
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
+                if choice.finish_reason in GAVE_UP:
+                    self.error = b'{"message":"gave up"}'
+                    return False
         if answer.usage is None:
             return True
         self.usage = _plain(answer.usage)
@@ -194,16 +199,20 @@ class Body(Struct, frozen=True):
 
     usage: Usage | None = None
     finish_reason: str = ""
-    valid: bool = True
+    error: bytes | None = None  # it is no answer: an error as JSON
 
 
 def read_body(body: bytes) -> Body:
-    """Usage and finish reason of a whole answer; not valid: it is no JSON object."""
+    """Usage and finish reason of a whole answer, or the error that it is."""
     try:
         answer = _decode(body)
     except NOT_JSON:
-        return Body(valid=False)
+        return Body(error=b'{"message":"no JSON"}')
+    if answer.error is not None:
+        return Body(error=msgspec.json.encode(answer.error))
     reason = next((choice.finish_reason for choice in answer.choices if choice.finish_reason), "")
+    if reason in GAVE_UP:
+        return Body(error=b'{"message":"gave up"}')
     return Body(_plain(answer.usage) if answer.usage else None, reason)
 
 

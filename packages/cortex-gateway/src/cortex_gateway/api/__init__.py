@@ -1,0 +1,1 @@
+"""What clients reach: thin handlers, each dialect's own, and the gateway's word about itself."""

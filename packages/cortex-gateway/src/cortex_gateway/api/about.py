@@ -1,0 +1,149 @@
+"""What the gateway says of itself and of the fleet: models, health, the whole picture. Starlette routes these."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cortex_core.errors import CortexError, Dialect, Rendered, render
+from cortex_core.fleet import Neuron
+from cortex_core.gateway_api import (
+    FLEET_PATH,
+    REQUEST_ID_HEADER,
+    DeviceView,
+    FleetView,
+    GatewayHealth,
+    ModelList,
+    NeuronCount,
+    NeuronView,
+    Waiting,
+)
+from cortex_gateway.api.errors import Ids, rendered
+from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.policy.catalogue import Merged
+
+
+class About:
+    """Reads the dispatcher's picture; changes nothing."""
+
+    def __init__(self, dispatcher: Dispatcher, *, version: str, ids: Ids) -> None:
+        self._dispatcher = dispatcher
+        self._version = version
+        self._ids = ids
+        self._began = time.monotonic()
+        self._merged = Merged(created=int(time.time()))
+
+    def app(self) -> Starlette:
+        models = [("/v1/models", self.models), ("/models", self.models)]
+        return Starlette(
+            routes=[
+                Route("/", self.root, methods=["GET", "HEAD"]),
+                Route("/health", self.health, methods=["GET", "HEAD"]),
+                *(Route(path, handler, methods=["GET", "HEAD"]) for path, handler in models),
+                *(Route(path + "/{model:path}", self.model, methods=["GET", "HEAD"]) for path, _ in models),
+                Route(FLEET_PATH, self.fleet, methods=["GET", "HEAD"]),
+            ],
+            exception_handlers={HTTPException: self._not_routed, CortexError: self._refused},
+        )
+
+    async def root(self, _: Request) -> Response:
+        return self._json({"name": "cortex", "version": self._version})
+
+    async def health(self, _: Request) -> Response:
+        """200 while at least one neuron answers: requests can be served, or held until they can."""
+        neurons = self._dispatcher.fleet.neurons.values()
+        healthy = sum(neuron.up for neuron in neurons)
+        problems = tuple(f"{n.name}: {n.problem or 'not heard of yet'}" for n in neurons if not n.up)
+        health = GatewayHealth(
+            status="ok" if not problems else "impaired" if healthy else "degraded",
+            version=self._version,
+            neurons=NeuronCount(healthy, len(neurons)),
+            problems=problems,
+        )
+        return self._json(health, 200 if healthy else 503)
+
+    async def models(self, _: Request) -> Response:
+        return self._json(ModelList(data=self._merged.models(self._dispatcher.fleet)))
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        found = self._merged.model(self._dispatcher.fleet, name)
+        if found is None:
+            raise CortexError("model_not_found", f"the model `{name}` does not exist", param="model")
+        return self._json(found)
+
+    async def fleet(self, _: Request) -> Response:
+        fleet = self._dispatcher.fleet
+        return self._json(
+            FleetView(
+                version=self._version,
+                gateway=self._ids.gateway,
+                uptime_s=time.monotonic() - self._began,
+                neurons=tuple(_neuron(neuron) for neuron in fleet.neurons.values()),
+                models=self._merged.models(fleet),
+                waiting={model: Waiting(*waiting) for model, waiting in self._dispatcher.waiting().items()},
+            )
+        )
+
+    def _json(self, value: Any, status: int = 200) -> Response:
+        headers = {REQUEST_ID_HEADER: self._ids.next()}
+        return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+    async def _not_routed(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        allowed = (error.headers or {}).get("allow", "")
+        message = (
+            f"{request.method} is not allowed here: {allowed}"
+            if error.status_code == 405
+            else f"there is nothing at {request.url.path}"
+        )
+        answer = _answer(rendered(error.status_code, message, self._ids))
+        if allowed:
+            answer.headers["allow"] = allowed
+        return answer
+
+    async def _refused(self, _: Request, error: Exception) -> Response:
+        assert isinstance(error, CortexError)
+        return _answer(render(error, Dialect.OPENAI_CHAT, self._ids.next()))
+
+
+def _answer(error: Rendered) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers}
+    return Response(error.body, error.status, headers)
+
+
+def _neuron(neuron: Neuron) -> NeuronView:
+    return NeuronView(
+        name=neuron.name,
+        endpoint=neuron.endpoint,
+        up=neuron.up,
+        problem=neuron.problem,
+        instance_id=neuron.instance_id,
+        build=neuron.build,
+        cordoned=neuron.cordoned,
+        simulated=neuron.simulated,
+        devices=tuple(
+            DeviceView(
+                id=device.id,
+                name=device.name,
+                kind=device.kind,
+                memory_mb=device.memory_mb,
+                held_mb=sum(replica.memory_on(device.id) for replica in neuron.replicas),
+                others_mb=device.used_by_others_mb,
+                free_mb=neuron.free_mb(device),
+                utilization=device.utilization,
+                temperature_c=device.temperature_c,
+                power_w=device.power_w,
+            )
+            for device in neuron.devices
+        ),
+        replicas=neuron.replicas,
+        failures=neuron.failures,
+    )

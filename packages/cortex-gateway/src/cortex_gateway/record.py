@@ -1,0 +1,29 @@
+"""What is kept of one request when it has ended."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from cortex_core.errors import Dialect
+from cortex_gateway.policy.usage import Usage
+
+CLIENT_LEFT = "client_left"
+
+
+class Record(Struct, kw_only=True):
+    """Filled in as the request goes on. Times are monotonic; 0.0: it did not come to that."""
+
+    request_id: str
+    model: str
+    dialect: Dialect
+    stream: bool
+    arrived: float
+    neuron: str = ""
+    cold: bool = False  # it waited for a load
+    retries: list[str] = []  # why, each time
+    leased: float = 0.0
+    first_content: float = 0.0
+    ended: float = 0.0
+    usage: Usage | None = None
+    finish_reason: str = ""
+    code: str = ""  # the error's, or CLIENT_LEFT; empty: it was answered

@@ -1,0 +1,137 @@
+"""`cortex serve`: one process, one TaskGroup that owns servers and background tasks.
+
+A bug in a background task ends the process, and systemd starts it again: a gateway that answers while nobody follows
+its neurons would be worse. SIGTERM and SIGINT drain; a second one does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib import metadata
+from typing import Self
+
+import uvloop
+
+from cortex_core.config import Catalogue, CortexConfig
+from cortex_core.config.values import is_loopback
+from cortex_core.http import Limits, Server, address_of, bind
+from cortex_gateway.api.errors import Ids, ServerErrors
+from cortex_gateway.app import build
+from cortex_gateway.dispatcher import Dispatcher, Rules
+from cortex_gateway.neurons import Neurons
+from cortex_gateway.policy.transitions import empty_fleet
+from cortex_gateway.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+Started = Callable[[str, str], None]
+
+_METRICS_LIMITS = Limits(body_bytes=1024, connections=100)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Stopped(Exception):
+    """The servers have drained: the background tasks may end."""
+
+
+def main(config: CortexConfig, catalogue: Catalogue) -> int:
+    """Serve until a signal; the process's exit status."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config, catalogue))
+    except OSError as error:  # a port that is taken, an address that is not ours
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = lambda *_: None) -> None:
+    """Serve until a signal, or until cancelled. `started` is told both addresses once they are listened on.
+
+    Raises:
+        OSError: an address cannot be listened on.
+        ExceptionGroup: a background task failed.
+    """
+    gateway, version = secrets.token_hex(4), _version()
+    ids, telemetry = Ids(gateway), Telemetry(version)
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(bind(config.gateway.listen))
+        metrics_listener = stack.enter_context(bind(config.gateway.metrics_listen))
+        addresses = address_of(listener), address_of(metrics_listener)
+        neurons = await stack.enter_async_context(Neurons(config.neurons, gateway=gateway, token=config.fleet.token))
+        dispatcher = Dispatcher(
+            empty_fleet([(n.name, n.endpoint) for n in config.neurons], catalogue.profiles),
+            neurons,
+            Rules(
+                gateway=gateway,
+                strategy=config.eviction.strategy,
+                defrag_after=config.eviction.defrag_after_cycles,
+                max_waiters=config.gateway.max_waiters,
+            ),
+            on_swap=telemetry.swapped,
+        )
+        telemetry.watch(dispatcher)
+        app = build(config.gateway, dispatcher, neurons, telemetry, ids, token=config.fleet.token, version=version)
+        limits = Limits(body_bytes=config.gateway.max_body_mb << 20, keep_alive_s=120.0)
+        server = Server(app, listeners=[listener], limits=limits, errors=ServerErrors(ids))
+        metrics = Server(telemetry.app, listeners=[metrics_listener], limits=_METRICS_LIMITS)
+        stop = stack.enter_context(_Signals()).stop
+        try:
+            async with asyncio.TaskGroup() as tasks, metrics, server:
+                tasks.create_task(dispatcher.run(), name="dispatcher")
+                tasks.create_task(neurons.run(dispatcher.observe), name="neurons")
+                _say(config, catalogue, *addresses)
+                started(*addresses)
+                await stop.wait()
+                log.info("stopping: %d requests may take %g s to end", server.in_flight, config.gateway.drain_s)
+                await server.drain(config.gateway.drain_s)
+                raise _Stopped
+        except* _Stopped:
+            log.info("stopped")
+
+
+class _Signals:
+    """The first signal asks to stop, the second one ends the process as it would have without us."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self.stop.is_set():
+            self.__exit__()
+            signal.raise_signal(signal.SIGTERM)
+        self.stop.set()
+
+
+def _say(config: CortexConfig, catalogue: Catalogue, address: str, metrics: str) -> None:
+    models, neurons = len(catalogue.models), len(config.neurons)
+    log.info("serving %d models of %d neurons at http://%s, metrics at http://%s", models, neurons, address, metrics)
+    if not is_loopback(address):
+        log.warning("%s is open to everybody who can reach it: there are no API keys", address)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("cortex-gateway")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,168 @@
+"""Prometheus metrics: what has ended is counted as it ends, what is is read off the fleet when somebody asks.
+
+The registry is this gateway's own. Labels come from closed sets (configured neurons, catalogued models, codes of the
+tables), never from a client; the children of a label set are looked up once and kept, which is most of their cost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from cortex_core.errors import Dialect
+from cortex_core.fleet import MEBIBYTE, Fleet, Neuron
+from cortex_core.http import Receive, Request, Scope, Send, respond
+from cortex_core.metrics import METRICS
+from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.record import CLIENT_LEFT, Record
+from cortex_gateway.swaps import SwapRecord
+
+_PATHS = ("/metrics", "/")
+
+
+class _Answered:
+    """The children of one (neuron, model, dialect): one lookup a request."""
+
+    __slots__ = ("cached", "completion", "duration", "left", "prompt", "queued", "requests", "speed", "ttft")
+
+    def __init__(self, metrics: Mapping[str, Any], neuron: str, model: str, dialect: str) -> None:
+        self.requests: Counter = metrics["cortex_requests_total"].labels(neuron, model, dialect)
+        self.left: Counter = metrics["cortex_client_disconnects_total"].labels(neuron, model)
+        self.prompt: Counter = metrics["cortex_prompt_tokens_total"].labels(neuron, model)
+        self.cached: Counter = metrics["cortex_cached_prompt_tokens_total"].labels(neuron, model)
+        self.completion: Counter = metrics["cortex_completion_tokens_total"].labels(neuron, model)
+        self.speed: Histogram = metrics["cortex_tokens_per_second"].labels(neuron, model)
+        self.ttft: Histogram = metrics["cortex_time_to_first_token_seconds"].labels(neuron, model)
+        self.duration: Histogram = metrics["cortex_request_duration_seconds"].labels(neuron, model)
+        self.queued: Histogram = metrics["cortex_queue_wait_seconds"].labels(neuron, model)
+
+
+class Telemetry:
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._version = version
+        self._metrics: dict[str, Any] = {}
+        self._answered: dict[tuple[str, str, Dialect], _Answered] = {}
+        for metric in METRICS:
+            if metric.kind == "counter":
+                self._metrics[metric.name] = Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+            elif metric.kind == "histogram":
+                self._metrics[metric.name] = Histogram(
+                    metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets
+                )
+
+    def watch(self, dispatcher: Dispatcher) -> None:
+        """From now on gauges come from its picture."""
+        self.registry.register(_Gauges(dispatcher, self._version))
+
+    def refused(self, dialect: Dialect, code: str) -> None:
+        """A request that was no request for any model."""
+        self._metrics["cortex_requests_total"].labels("", "", dialect).inc()
+        self._metrics["cortex_request_errors_total"].labels("", "", dialect, code).inc()
+
+    def ended(self, record: Record) -> None:
+        """A request ended, however."""
+        key = (record.neuron, record.model, record.dialect)
+        children = self._answered.get(key)
+        if children is None:
+            children = self._answered[key] = _Answered(self._metrics, *key)
+        children.requests.inc()
+        children.duration.observe(record.ended - record.arrived)
+        if record.leased:
+            children.queued.observe(record.leased - record.arrived)
+        if record.first_content:
+            children.ttft.observe(record.first_content - record.arrived)
+        usage = record.usage
+        if usage is not None:
+            children.prompt.inc(usage.prompt_tokens)
+            children.completion.inc(usage.completion_tokens)
+            if usage.cached_tokens:
+                children.cached.inc(usage.cached_tokens)
+            spent_s = record.ended - record.first_content
+            if record.first_content and usage.completion_tokens > 1 and spent_s > 0:
+                children.speed.observe((usage.completion_tokens - 1) / spent_s)
+        if record.code == CLIENT_LEFT:
+            children.left.inc()
+        elif record.code:
+            self._metrics["cortex_request_errors_total"].labels(*key, record.code).inc()
+        for reason in record.retries:
+            self._metrics["cortex_retries_total"].labels(reason).inc()
+
+    def swapped(self, swap: SwapRecord) -> None:
+        """A swap of this gateway ended."""
+        labels = (swap.neuron, swap.model)
+        if swap.error:
+            if swap.loaded:
+                self._metrics["cortex_load_failures_total"].labels(*labels, swap.error).inc()
+            return
+        if swap.loaded:
+            if swap.reason == "waiters":
+                self._metrics["cortex_cold_starts_total"].labels(*labels).inc()
+            self._metrics["cortex_load_duration_seconds"].labels(*labels).observe(swap.seconds)
+        for model in swap.victims:
+            self._metrics["cortex_evictions_total"].labels(swap.neuron, model).inc()
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The metrics port."""
+        request = Request(scope, receive)
+        if request.path not in _PATHS:
+            await respond(send, 404, b"metrics are at /metrics\n", content_type=b"text/plain")
+        elif request.method not in ("GET", "HEAD"):
+            await respond(send, 405, b"", [(b"allow", b"GET, HEAD")], b"text/plain")
+        else:
+            encode, kind = choose_encoder(request.header("accept") or "")
+            await respond(send, 200, encode(self.registry), content_type=kind.encode())
+
+
+class _Gauges(Collector):
+    """Read off the dispatcher at each scrape, so that no gauge can be forgotten or go stale."""
+
+    def __init__(self, dispatcher: Dispatcher, version: str) -> None:
+        self._dispatcher = dispatcher
+        self._version = version
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        gauges = {
+            metric.name: GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for metric in METRICS
+            if metric.kind == "gauge"
+        }
+        gauges["cortex_build_info"].add_metric((self._version,), 1)
+        oldest_s = 0.0
+        for model, (waiters, age_s) in self._dispatcher.waiting().items():
+            gauges["cortex_waiters"].add_metric((model,), waiters)
+            oldest_s = max(oldest_s, age_s)
+        gauges["cortex_oldest_wait_seconds"].add_metric((), oldest_s)
+        _read(self._dispatcher.fleet, gauges)
+        yield from gauges.values()
+
+
+def _read(fleet: Fleet, gauges: Mapping[str, GaugeMetricFamily]) -> None:
+    for neuron in fleet.neurons.values():
+        gauges["cortex_neuron_up"].add_metric((neuron.name,), int(neuron.up))
+        if neuron.up:
+            _read_neuron(neuron, gauges)
+
+
+def _read_neuron(neuron: Neuron, gauges: Mapping[str, GaugeMetricFamily]) -> None:
+    for device in neuron.devices:
+        labels = (neuron.name, device.id)
+        gauges["cortex_device_memory_bytes"].add_metric(labels, device.memory_mb * MEBIBYTE)
+        used_mb = device.memory_mb - neuron.free_mb(device)
+        gauges["cortex_device_memory_used_bytes"].add_metric(labels, used_mb * MEBIBYTE)
+    in_flight, queued, states = Tally[str](), Tally[str](), Tally[tuple[str, str]]()
+    for replica in neuron.replicas:  # a model may have more than one here: going and coming
+        in_flight[replica.model] += replica.in_flight
+        queued[replica.model] += replica.queue
+        states[replica.model, replica.state] = 1
+    for model, count in in_flight.items():
+        gauges["cortex_model_in_flight"].add_metric((neuron.name, model), count)
+        gauges["cortex_model_queue_depth"].add_metric((neuron.name, model), queued[model])
+    for (model, state), one in states.items():
+        gauges["cortex_model_state"].add_metric((neuron.name, model, state), one)
