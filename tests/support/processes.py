@@ -31,7 +31,8 @@ from tests.support.until import until
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [str(path) for path in sorted((ROOT / "packages").glob("*/src"))]
-START_S = 15.0  # a cold interpreter on a busy machine
+START_S = 20.0  # a cold interpreter on a busy machine
+ENGINE_S = 120.0  # imports of a real engine, on a busy machine
 STOP_S = 10.0
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -64,6 +65,12 @@ def _stat(pid: int) -> list[str]:
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
     return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def parent(pid: int) -> int:
+    """The pid of its parent; 0 when it is gone."""
+    stat = _stat(pid)
+    return int(stat[1]) if stat else 0
 
 
 def children(pid: int) -> list[int]:
@@ -225,19 +232,43 @@ class Daemon(Process):
         if not self.running:
             raise AssertionError(f"{self.name} ended with {self.wait()}")
         try:
-            return get(self.port, "/health", timeout_s=2.0)[0] < 500
+            return get(self.port, "/health", timeout_s=2.0)[0] > 0
         except (OSError, http.client.HTTPException):
             return False
 
 
 class NeuronProcess(Daemon):
-    """A neuron; `run_dir` and `state_dir` are its own folders."""
+    """A neuron, which answers before its engine is there; `run_dir` and `state_dir` are its own folders."""
 
     def __init__(self, name: str, config: Path, log: Path, port: int, run_dir: Path, state_dir: Path) -> None:
         super().__init__(name, entry_point("neuron.main", "--config", str(config)), log, port)
         self.config = config
         self.run_dir = run_dir
         self.state_dir = state_dir
+
+    def until_engine(self, timeout_s: float = ENGINE_S) -> None:
+        """Until its engine could load at once."""
+
+        def ready() -> bool:
+            engines = self.get("/health")["engines"]
+            assert not any(engine.get("problem") for engine in engines), engines
+            return bool(engines) and all(engine["ready"] for engine in engines)
+
+        until(ready, timeout_s=timeout_s, poll_s=0.1, what=f"the engine of {self.name}")
+
+    def replicas(self, model: str = "") -> list[dict[str, Any]]:
+        """What it holds, as it says itself; of one model or of all."""
+        return [r for r in self.get("/models")["replicas"] if not model or r["model"] == model]
+
+    def post(self, path: str, body: Mapping[str, Any], *, timeout_s: float = 60.0) -> tuple[int, Any]:
+        """Status and JSON of a command."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
 
 
 class GatewayProcess(Daemon):
@@ -248,10 +279,29 @@ class GatewayProcess(Daemon):
         self.config = config
         self.metrics_port = metrics_port
 
-    def metrics(self) -> str:
+    def until_follows(self, neurons: int, timeout_s: float = START_S) -> None:
+        """Until so many neurons are up in its picture."""
+        until(lambda: self._up() >= neurons, timeout_s=timeout_s, what=f"{neurons} neurons followed by {self.name}")
+
+    def fleet(self) -> Any:
+        """Its picture, as `GET /cortex/v1/fleet` has it."""
+        return self.get("/cortex/v1/fleet")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series that carry these labels."""
         status, body = get(self.metrics_port, "/metrics")
         assert status == 200, body
-        return body.decode()
+        total = 0.0
+        for line in body.decode().splitlines():
+            series, _, value = line.rpartition(" ")
+            wanted = all(f'{label}="{text}"' in series for label, text in labels.items())
+            if series.partition("{")[0] == name and wanted:
+                total += float(value)
+        return total
+
+    def _up(self) -> int:
+        status, body = get(self.port, "/health")
+        return int(json.loads(body)["neurons"]["healthy"]) if status in (200, 503) else 0
 
 
 class Host:
@@ -317,6 +367,7 @@ class Host:
         gateway = GatewayProcess(write(home / "cortex.toml", config), home / "log", port, metrics_port)
         self.processes.append(gateway)
         gateway.start()
+        gateway.until_follows(len(neurons))
         return gateway
 
     def logs(self) -> str:

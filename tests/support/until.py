@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -31,15 +31,27 @@ def until(condition: Callable[[], T], *, timeout_s: float = 10.0, what: str = ""
     return value
 
 
+@overload
 async def until_async(
-    condition: Callable[[], T | Awaitable[T]], *, timeout_s: float = 10.0, what: str = "", poll_s: float = POLL_S
-) -> T:
+    condition: Callable[[], Awaitable[T]], *, timeout_s: float = 10.0, what: str = "", poll_s: float = POLL_S
+) -> T: ...
+
+
+@overload
+async def until_async(
+    condition: Callable[[], T], *, timeout_s: float = 10.0, what: str = "", poll_s: float = POLL_S
+) -> T: ...
+
+
+async def until_async(
+    condition: Callable[[], Any], *, timeout_s: float = 10.0, what: str = "", poll_s: float = POLL_S
+) -> Any:
     """The same on the event loop; the condition may be a coroutine function, which the deadline bounds as well.
 
     Raises:
         NotInTime: with `what` was waited for and the last value seen.
     """
-    value: T | None = None
+    value: Any = None
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -50,6 +62,11 @@ async def until_async(
                 await asyncio.sleep(poll_s)
     except TimeoutError:
         raise NotInTime(_missed(condition, what, timeout_s, value)) from None
+
+
+async def eventually(condition: Callable[[], T], *, timeout_s: float = 10.0, what: str = "") -> T:
+    """`until` in a thread: for a condition that blocks, such as one that asks a server, while the loop goes on."""
+    return await asyncio.to_thread(until, condition, timeout_s=timeout_s, what=what)
 
 
 def _missed(condition: object, what: str, timeout_s: float, value: object) -> str:
