@@ -22,6 +22,7 @@ SOCKET_PATH = 107  # bytes of a unix socket's path, unix(7)
 _ENGINE_SOCKET = 37  # what the engine appends to its folder: a slash and a UUID
 _RESTART_S = (0.0, 1.0, 5.0, 15.0, 60.0)  # before the first, second, ... start after one that ended too soon
 _STABLE_S = 60.0  # ready for so long: not too soon
+_CLOSED = "the neuron is shutting down"
 _PROGRESS_S = 0.5  # between two looks at a zygote that starts
 
 
@@ -142,8 +143,10 @@ class DeviceOwner:
     async def _until_ready(self, on_progress: Callable[[Progress], None]) -> Zygote:
         """The zygote, once it is ready. Raises EngineFailed when it ends instead, or when it did so before."""
         while self._zygote is None:
-            if self._closed.is_set() or self._resting:
-                raise EngineFailed("fork", self._resting or "the neuron ends", "device")
+            if self._closed.is_set():
+                raise EngineFailed("fork", _CLOSED, "neuron")
+            if self._resting:
+                raise EngineFailed("fork", self._resting, "device")
             await self._changed.wait()
         zygote = self._zygote
         while not zygote.ready.done():
@@ -154,6 +157,8 @@ class DeviceOwner:
             zygote.ready.result()
         except ZygoteGone as gone:
             raise EngineFailed("fork", str(gone), "device") from gone
+        if self._closed.is_set():
+            raise EngineFailed("fork", _CLOSED, "neuron")
         return zygote
 
     def describe(self) -> dict[str, Any]:

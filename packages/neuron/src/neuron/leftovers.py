@@ -48,9 +48,9 @@ def _shared_memory() -> list[Path]:
     found = []
     for path in SHARED_MEMORY.iterdir() if SHARED_MEMORY.is_dir() else ():
         if ours := _OURS.fullmatch(path.name):
-            stale = not _group_lives(int(ours[1]))
+            stale = not _lives(int(ours[1]))
         elif openmp := _OPENMP.fullmatch(path.name):
-            stale = int(openmp[2]) == os.getuid() and not Path(f"/proc/{openmp[1]}").exists()
+            stale = int(openmp[2]) == os.getuid() and not _lives(int(openmp[1]))
         else:
             continue
         with contextlib.suppress(FileNotFoundError):
@@ -59,14 +59,13 @@ def _shared_memory() -> list[Path]:
     return sorted(found)
 
 
-def _group_lives(group: int) -> bool:
+def _lives(pid: int) -> bool:
+    """Whether a process runs. A zombie does not, and whatever it led has been killed with it."""
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
-        return True
-    return True
+    return state not in "ZX"
 
 
 def _answers(path: Path) -> bool:

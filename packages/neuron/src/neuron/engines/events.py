@@ -16,6 +16,7 @@ import msgspec
 from neuron.engines.base import Facts, Finished, Progress
 
 _LINE = 4096  # PIPE_BUF on Linux
+_PLAIN = (ValueError, RuntimeError, FileNotFoundError)
 _WORDS = 1500  # characters of an error message: with escapes it still fits a line
 
 
@@ -92,9 +93,9 @@ class _Failures:
 
 
 def words(error: BaseException) -> str:
-    """An exception as one message: the class where the text alone says nothing."""
+    """An exception as one message: the text alone where that is written for people."""
     text = str(error).strip()
-    return text if len(text) > 20 else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, _PLAIN) and text else f"{type(error).__name__}: {text}"
 
 
 def sockets_folder(socket: Path) -> Path:

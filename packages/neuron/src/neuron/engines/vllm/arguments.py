@@ -31,7 +31,7 @@ _TOOL_PARSERS = (  # what a chat template says -> the parser for it; the first t
 )
 
 
-class BadOption(Exception):
+class BadOption(ValueError):
     """An option that vLLM does not have, or not so. The message is for the profile's author."""
 
 

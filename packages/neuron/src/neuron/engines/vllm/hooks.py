@@ -24,6 +24,7 @@ _WORKER_PHASES = {
     "initialize_from_config": "kv_cache",
     "compile_or_warm_up_model": "warmup",
 }
+_THEN = {"profile": "kv_cache"}  # between the two the core divides the memory, and finds that it is too little
 _TICK_S = 0.1  # between two reports of bytes
 
 
@@ -121,7 +122,9 @@ def _phase(emit: Emitter, phase: str, work: Callable[[], Any], *, rank: int) -> 
     else:
         emit.phase = phase
     with emit.failures(scope_of):
-        return work()
+        result = work()
+    emit.phase = _THEN.get(phase, phase)
+    return result
 
 
 def _hook_weights(emit: Emitter, checkpoint: Path) -> None:
