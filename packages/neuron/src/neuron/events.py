@@ -15,7 +15,6 @@ import msgspec
 from cortex_core.neuron_api import FinishedEvent, Gauges, Operation, ReplicaEvent, Report
 
 BEHIND_MOST = 2000  # events that a reader may be behind
-READERS_MOST = 64
 FINISHED_KEPT = 10_000
 
 Encoded = tuple[str, bytes]  # the event's name, and its data as JSON
@@ -25,28 +24,40 @@ class TooSlow(Exception):
     """The reader is more than `BEHIND_MOST` events behind."""
 
 
-class Reader:
-    """One subscription. `next` waits for what follows; it raises TooSlow once, and then the reader is gone."""
+class Closed(Exception):
+    """The neuron ends: no more events."""
 
-    __slots__ = ("_lost", "_pending", "_waiter", "gateway")
+
+class Reader:
+    """One subscription. After an exception of `next` the reader is gone."""
+
+    __slots__ = ("_closed", "_lost", "_pending", "_waiter", "gateway")
 
     def __init__(self, gateway: str) -> None:
         self.gateway = gateway
         self._pending: deque[Encoded] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._lost = False
+        self._closed = False
 
     def put(self, event: Encoded) -> None:
         if len(self._pending) >= BEHIND_MOST:
             self._lost = True
         else:
             self._pending.append(event)
+        self._wake()
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def next(self) -> list[Encoded]:
-        """All events that came since the last call, one at least."""
-        while not self._pending and not self._lost:
+        """All events that came since the last call, one at least. Raises TooSlow, Closed."""
+        while not (self._pending or self._lost or self._closed):
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -54,6 +65,8 @@ class Reader:
                 self._waiter = None
         if self._lost:
             raise TooSlow
+        if not self._pending:
+            raise Closed
         events = list(self._pending)
         self._pending.clear()
         return events
@@ -64,6 +77,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.seq = 0
+        self.snapshot_due = False  # something changed that only a snapshot tells
         self._readers: set[Reader] = set()
         self._finished: deque[FinishedEvent] = deque(maxlen=FINISHED_KEPT)
         self._encode = msgspec.json.Encoder().encode
@@ -81,6 +95,11 @@ class Hub:
 
     def unsubscribe(self, reader: Reader) -> None:
         self._readers.discard(reader)
+
+    def close(self) -> None:
+        """End every subscription, cleanly."""
+        for reader in self._readers:
+            reader.close()
 
     def number(self) -> int:
         """The number of the next event."""

@@ -126,7 +126,7 @@ def fit(
         return _as_placed(facts, profile, devices, free_mb, placement, known)
     groups = _groups(profile, devices)
     if not groups:
-        raise CannotFit(_no_group(profile, devices), field="min_devices")
+        raise CannotFit(_no_group(profile, devices))
     best: Need | None = None
     for group in sorted(groups, key=lambda group: -min(free_mb.get(d.id, 0) for d in group)):
         wanted = need(facts, profile, kind=group[0].kind, known=known, devices=len(group))

@@ -21,10 +21,33 @@ Kind = Literal["load", "unload", "sleep", "wake", "pin", "cordon"]
 class Running:
     """An operation from its begin to its end. The supervisor changes it; callers watch it."""
 
-    __slots__ = ("_body", "_changed", "_clock", "began", "ended", "error", "id", "joined", "kind", "model", "phase",
-                 "progress", "status", "subject")  # fmt: skip
+    __slots__ = (
+        "_body",
+        "_changed",
+        "_clock",
+        "_tell",
+        "began",
+        "ended",
+        "error",
+        "id",
+        "joined",
+        "kind",
+        "model",
+        "phase",
+        "progress",
+        "status",
+        "subject",
+    )  # fmt: skip
 
-    def __init__(self, operation_id: str, kind: Kind, model: str, body: bytes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        operation_id: str,
+        kind: Kind,
+        model: str,
+        body: bytes,
+        clock: Callable[[], float],
+        tell: Callable[[Operation], None],
+    ) -> None:
         self.id = operation_id
         self.kind: Kind = kind
         self.model = model
@@ -38,6 +61,7 @@ class Running:
         self.ended: float | None = None
         self._body = body
         self._clock = clock
+        self._tell = tell
         self._changed = asyncio.Event()
 
     def view(self) -> Operation:
@@ -79,11 +103,23 @@ class Running:
                 return
             await changed.wait()
 
-    async def wait(self) -> None:
-        while self.ended is None:
-            await self._changed.wait()
+    async def wait(self, deadline_s: float = 0.0) -> None:
+        """Until it has ended.
+
+        Raises:
+            Refused: `deadline`: the caller's time is over (0: never); the operation goes on.
+        """
+        try:
+            async with asyncio.timeout(deadline_s or None):
+                while self.ended is None:
+                    await self._changed.wait()
+        except TimeoutError as error:
+            details = {"operation_id": self.id, "phase": self.phase, "progress": self.progress}
+            text = f"it goes on: {self.phase or 'begun'} after {deadline_s:g} s"
+            raise Refused("deadline", text, details=details) from error
 
     def _wake(self) -> None:
+        self._tell(self.view())
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -94,8 +130,9 @@ class Running:
 class Operations:
     """All operations of the last hour."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], tell: Callable[[Operation], None]) -> None:
         self._clock = clock
+        self._tell = tell
         self._known: dict[str, Running] = {}
         self._made = 0
 
@@ -114,7 +151,7 @@ class Operations:
         if not operation_id:
             self._made += 1
             operation_id = f"own-{self._made}"
-        running = Running(operation_id, kind, model, body, self._clock)
+        running = Running(operation_id, kind, model, body, self._clock, self._tell)
         self._known[operation_id] = running
         return running, True
 

@@ -20,3 +20,10 @@ class Refused(Exception):
         super().__init__(f"{code}: {message}")
         self.status, retry = REFUSALS[code]
         self.refusal = Refusal(code=code, message=message, **({"retry": retry} | fields))
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> Refused:
+        """A refusal that was kept, raised again."""
+        refused = cls(refusal.code, refusal.message)
+        refused.refusal = refusal
+        return refused

@@ -41,6 +41,7 @@ class SimTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class EngineTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: Literal["vllm", "sim"] = "vllm"
     preload: tuple[ModelId, ...] = ()
+    stall_s: Annotated[float, Meta(gt=0)] = 120.0  # work and no token for so long: the engine hangs
     load_deadline_s: Annotated[float, Meta(gt=0)] = 900.0
     drain_s: Seconds = 120.0
     turn_guard_s: Seconds = 5.0

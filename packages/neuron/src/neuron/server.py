@@ -1,0 +1,194 @@
+"""The daemon: its parts put together, its one task group, its beginning and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from cortex_core.config import NeuronConfig
+from cortex_core.http import Limits, Server, address_of, bind
+from neuron.api import Api
+from neuron.app import App, render_error
+from neuron.events import Hub
+from neuron.host import Host
+from neuron.learned import Learned
+from neuron.leftovers import sweep
+from neuron.notify import Notifier
+from neuron.operations import Operations
+from neuron.owners import Owners
+from neuron.parts import Parts
+from neuron.relay import BODY_LIMIT, Relay
+from neuron.replicas import Replicas
+from neuron.reports import Reports
+from neuron.requests import Requests
+from neuron.supervisor import Supervisor
+from neuron.telemetry import Telemetry
+from neuron.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+LOOK_EVERY = 2  # ticks between two looks at the host
+WRITE_EVERY = 30  # ticks after which uses are written; everything else is written with the next tick
+GRACE_S = 5.0  # for engines at the end, after their requests have drained
+
+
+class Neuron:
+    """One daemon. `run` serves until `stop`; then it drains and ends everything it started."""
+
+    def __init__(self, config: NeuronConfig, listener: socket.socket | None = None) -> None:
+        self.config = config
+        self.name = config.neuron.name or socket.gethostname().partition(".")[0]
+        self.instance_id = secrets.token_hex(4)
+        self._listener = listener
+        self._stop: asyncio.Event = asyncio.Event()
+        self.listening = asyncio.Event()
+        self.address = ""
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        table = self.config.neuron
+        prepare_folders(Path(table.run_dir), Path(table.state_dir))
+        clock = asyncio.get_running_loop().time
+        notifier = Notifier()
+        async with asyncio.TaskGroup() as group:
+            daemon = Daemon(self, group)
+            listener = self._listener or bind(table.listen)
+            self.address = address_of(listener)
+            limits = Limits(body_bytes=BODY_LIMIT)
+            async with Server(daemon.app, listeners=[listener], limits=limits, errors=render_error) as server:
+                notifier.ready()
+                self.listening.set()
+                log.info("neuron %s listens on %s (%s)", self.name, self.address, daemon.describe())
+                began = clock()
+                ticking = group.create_task(daemon.tick(notifier), name="tick")
+                await self._stop.wait()
+                notifier.stopping()
+                daemon.replicas.closing = True
+                daemon.hub.close()
+                log.info("draining %d requests", server.in_flight)
+                await server.drain(self.config.engine.drain_s)
+            ticking.cancel()
+            await daemon.close()
+            log.info("ended after %.0f s", clock() - began)
+
+
+class Daemon:
+    """Everything inside one neuron, wired once."""
+
+    def __init__(self, neuron: Neuron, group: asyncio.TaskGroup) -> None:
+        config = neuron.config
+        clock = asyncio.get_running_loop().time
+
+        def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            return group.create_task(work)
+
+        self.hub = Hub()
+        self.learned = Learned(Path(config.neuron.state_dir))
+        self.host = Host(config)
+        self.owners = Owners(config, spawn)
+        parts = Parts(
+            config=config,
+            name=neuron.name,
+            instance_id=neuron.instance_id,
+            host=self.host,
+            owners=self.owners,
+            learned=self.learned,
+            hub=self.hub,
+            requests=Requests(clock),
+            operations=Operations(clock, self.hub.operation),
+            spawn=spawn,
+            clock=clock,
+        )
+        self.replicas = Replicas(parts)
+        self.supervisor = Supervisor(parts, self.replicas)
+        self.reports = Reports(parts, self.replicas)
+        self.telemetry = Telemetry(self.host, self.replicas)
+        self.watchdog = Watchdog(self.replicas, config.engine.stall_s, clock)
+        relay = Relay(parts, self.replicas)
+        api = Api(self.reports, self.supervisor, self.replicas, parts.operations, self.hub, relay, self.telemetry)
+        self.app = App(api, config.neuron.token)
+
+    def describe(self) -> str:
+        engine = self.owners.describe()[0]
+        return "simulated engine" if engine.simulated else f"engine {engine.version or 'not installed'}"
+
+    async def tick(self, notifier: Notifier) -> None:
+        """What happens once a second: heartbeat, watchdog, what is kept loaded, what is learned written down."""
+        number = 0
+        while True:
+            if number % LOOK_EVERY == 0 and await self.host.look():
+                self.hub.snapshot_due = True
+            if number == 0:
+                self._begin()
+            await self.watchdog.look()
+            self.supervisor.keep_loaded()
+            if self.hub.snapshot_due:
+                self.hub.snapshot_due = False
+                self.hub.snapshot(self.reports.report)
+            self.hub.heartbeat(self.reports.gauges())
+            if self.learned.dirty or (self.learned.stale and number % WRITE_EVERY == 0):
+                await asyncio.to_thread(self.learned.write)
+            notifier.alive(self._status())
+            number += 1
+            await asyncio.sleep(TICK_S)
+
+    def _begin(self) -> None:
+        for problem in self.host.problems():
+            log.warning("%s", problem)
+        if self.owners.problem:
+            log.warning("%s", self.owners.problem)
+        devices = tuple(device.id for device in self.host.devices({}))
+        self.owners.prepare(devices)
+
+    def _status(self) -> str:
+        models = ", ".join(f"{r.model} {r.state.value}" for r in self.replicas)
+        return models or "no model loaded"
+
+    async def close(self) -> None:
+        await self.owners.close(GRACE_S)
+        for resident in list(self.replicas):
+            if resident.work is not None:
+                resident.work.cancel()
+        self.learned.write()
+        self.host.close()
+
+
+def prepare_folders(run_dir: Path, state_dir: Path) -> None:
+    """Make them, and remove what an earlier run left. Engines' sockets are open to all, so their folder is ours."""
+    for folder in (run_dir, state_dir, state_dir / "logs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    run_dir.chmod(0o700)
+    sweep(run_dir)
+
+
+def run(config: NeuronConfig) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends at once."""
+
+    async def main() -> None:
+        neuron = Neuron(config)
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int) -> None:
+            if neuron.stopping:
+                os._exit(128 + number)
+            neuron.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        await neuron.run()
+
+    asyncio.run(main())

@@ -1,0 +1,61 @@
+"""Finds engines that hang. A process that exists proves nothing, and an engine's own health check reads a flag.
+
+What counts is progress while there is work: bytes of an answer, or, where none flow (a long prompt, an answer that is
+not streamed), the engine's own counters of tokens moving.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from cortex_core.fleet import State
+from neuron.exposition import values
+from neuron.replicas import Replicas
+from neuron.resident import Resident
+from neuron.telemetry import scrape
+
+log = logging.getLogger(__name__)
+
+COUNTERS = (
+    "generation_tokens_total",
+    "prompt_tokens_total",
+    "iteration_tokens_total_count",
+    "iteration_tokens_total_sum",
+)
+ASK_PART = 0.25  # of the stall limit without a byte, before the engine is asked for its counters
+
+
+class Watchdog:
+    """`look` at every tick."""
+
+    def __init__(self, replicas: Replicas, stall_s: float, clock: Callable[[], float]) -> None:
+        self._replicas = replicas
+        self._stall_s = stall_s
+        self._clock = clock
+        self._counted: dict[str, float] = {}  # replica → its counters when last asked
+
+    async def look(self) -> None:
+        for resident in list(self._replicas):
+            if not self._works(resident):
+                self._counted.pop(resident.id, None)
+                continue
+            if self._clock() - resident.progressed_at >= self._stall_s * ASK_PART:
+                await self._ask(resident)
+            silent_s = self._clock() - resident.progressed_at
+            if silent_s >= self._stall_s and self._works(resident):
+                self._counted.pop(resident.id, None)
+                self._replicas.died(resident, f"it hangs: no token for {silent_s:.0f} s")
+
+    def _works(self, resident: Resident) -> bool:
+        return resident.state in (State.READY, State.DRAINING) and resident.gate.in_flight > 0
+
+    async def _ask(self, resident: Resident) -> None:
+        """Counters that moved since they were last asked for are progress."""
+        if resident.client is None:
+            return
+        counted = values(await scrape(resident.client), COUNTERS)
+        before = self._counted.get(resident.id)
+        self._counted[resident.id] = counted
+        if before is not None and counted > before:
+            resident.progressed_at = self._clock()
