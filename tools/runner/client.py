@@ -34,7 +34,7 @@ def post(port: int, path: str, body: dict[str, Any]) -> Any:
     return json.loads(_exchange(port, "POST", path, body, ANSWER_S))
 
 
-def chat(port: int, model: str, question: str, *, max_tokens: int = 64) -> Answer:
+def chat(port: int, model: str, question: str, *, max_tokens: int = 16) -> Answer:
     """One streamed chat completion, read to its [DONE]."""
     body = {
         "model": model,

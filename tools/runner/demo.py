@@ -6,6 +6,7 @@ import http.client
 import shutil
 import subprocess
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tools.tinymodel.fleet import ANSWERS, MODELS, QUESTION
 
 METRICS_S = 10.0  # a record is written when the neuron has told the exact usage, at most 5 s later
 GONE_S = 5.0
+SHOWN = 30  # characters of an answer
 WEATHER = {
     "type": "function",
     "function": {
@@ -46,8 +48,9 @@ def run(python: Path, ports: Ports, *, engine: str, once: bool) -> int:
             say(f"\nEvery step held, {time.monotonic() - started:.0f} s in all.")
             if not once:
                 _stay(fleet)
-        with step("everything that was started has ended"):
-            _check_gone(folder)
+            with step("everything that was started has ended"):
+                children.stop()
+                _check_gone(folder)
         held = True
         return 0
     except (BadAnswer, OSError, http.client.HTTPException) as error:
@@ -105,30 +108,30 @@ class _Shown:
             line.detail = f"{', '.join(MODELS)}; none loaded, each would fit either host"
 
     def _cold(self) -> None:
-        with step(f"chat with {self._beast}, cold{self._mark}") as line:
+        with step(f'"{QUESTION}" to {self._beast}, cold{self._mark}') as line:
             answer = self._ask(self._beast)
-            line.detail = f"{_told(answer)}, loaded on {self._only_host(self._beast)}"
+            line.detail = f"{_told(answer)}, on {self._only_host(self._beast)}"
 
     def _other_host(self) -> None:
-        with step(f"chat with {self._benjy}, on the other host{self._mark}") as line:
+        with step(f'"{QUESTION}" to {self._benjy}, cold{self._mark}') as line:
             answer = self._ask(self._benjy)
             host, other = self._only_host(self._benjy), self._only_host(self._beast)
             _expect(host != other, f"both models are on {host}")
-            line.detail = f"{_told(answer)}, loaded on {host}"
+            line.detail = f"{_told(answer)}, on the other host, {host}"
 
     def _evicts(self) -> None:
-        with step(f"chat with {self._third}, which needs room{self._mark}") as line:
+        with step(f'"{QUESTION}" to {self._third}, cold{self._mark}') as line:
             before = self._only_host(self._beast)
             answer = self._ask(self._third)
             until(lambda: self._fleet.where(self._beast) == [], GONE_S, f"{self._beast} to leave")
             host = self._only_host(self._third)
             _expect(host == before, f"{self._third} is on {host}, though {before} held the least recently used model")
-            line.detail = f"{_told(answer)}, {self._beast} left {host}"
+            line.detail = f"{_told(answer)}, on {host}, which {self._beast} left for it"
 
     def _warm(self) -> None:
         with step(f"the same chat again, warm{self._mark}") as line:
             answer = self._ask(self._third)
-            line.detail = f"{_told(answer)}"
+            line.detail = _told(answer)
 
     def _calls_tool(self) -> None:
         with step(f"a tool call{self._mark}") as line:
@@ -190,7 +193,7 @@ class _Shown:
         self._requests += 1
         answer = client.chat(self._fleet.ports.gateway, model, QUESTION)
         if self._fleet.simulated:
-            _expect(answer.text != "", f"{model} answered nothing")
+            _expect(answer.text.startswith(model), f"{model} answered {answer.text!r}")
             _expect(answer.headers.get("x-cortex-simulated") == "true", "an answer does not say that it is simulated")
         else:
             _expect(answer.text == ANSWERS[model], f"{model} answered {answer.text!r} instead of {ANSWERS[model]!r}")
@@ -209,7 +212,8 @@ class _Shown:
 
 
 def _told(answer: Answer) -> str:
-    return f'"{QUESTION}" → "{answer.text.strip()}", first token after {answer.ttft_s:.3f} s'
+    text = textwrap.shorten(answer.text, SHOWN)
+    return f'"{text}", first token after {answer.ttft_s:.2f} s'
 
 
 def _expect(holds: bool, otherwise: str) -> None:
