@@ -111,6 +111,7 @@ class Api:
 
     async def load(self, request: Request, send: Send) -> None:
         command = await decoded(request, LoadRequest)
+        await self._supervisor.before(command)
         running = self._supervisor.load(command)
         await self._answer(running, request, send, wait=command.wait, deadline_s=command.deadline_s)
 

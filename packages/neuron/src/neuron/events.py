@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from cortex_core.neuron_api import FinishedEvent, Gauges, Operation, ReplicaEvent, Report
+from cortex_core.fleet import Demand
+from cortex_core.neuron_api import DemandEvent, FinishedEvent, Gauges, Operation, ReplicaEvent, Report
 
 BEHIND_MOST = 2000  # events that a reader may be behind
 FINISHED_KEPT = 10_000
@@ -114,6 +115,11 @@ class Hub:
 
     def replica(self, event: ReplicaEvent) -> None:
         self._send("replica", self._encode(event))
+
+    def demand(self, demand: Mapping[str, Mapping[str, Demand]]) -> None:
+        seq = self.number()
+        if self._readers:
+            self._send("demand", self._encode(DemandEvent(seq=seq, demand=demand)))
 
     def operation(self, operation: Operation) -> None:
         self.number()

@@ -28,16 +28,23 @@ class Host:
         self._prober = Prober()
         self._fingerprint: int | None = None
         self._looks = 0
+        self._looked = asyncio.Event()
 
     async def look(self) -> bool:
         """Look again; whether the model folder has changed."""
         self.probe = await asyncio.to_thread(self._prober.look)
         self._looks += 1
-        if self._looks % FOLDER_EVERY != 1:
-            return False
-        return await self.look_for_checkpoints()
+        changed = self._looks % FOLDER_EVERY == 1 and await self._look_at_folder()
+        self._looked.set()
+        return changed
 
-    async def look_for_checkpoints(self) -> bool:
+    async def find(self, name: str) -> None:
+        """Make sure that a checkpoint which lies there is known, be it a moment old or this daemon a moment young."""
+        await self._looked.wait()
+        if name not in self.checkpoints:
+            await self._look_at_folder()
+
+    async def _look_at_folder(self) -> bool:
         seen = await asyncio.to_thread(fingerprint, self.models_dir)
         if seen == self._fingerprint:
             return False

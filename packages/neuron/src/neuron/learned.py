@@ -132,6 +132,9 @@ class Learned:
     def pinned(self, model: str) -> bool:
         return self._file.pins.get(model, False)
 
+    def pins(self) -> dict[str, bool]:
+        return dict(self._file.pins)
+
     def pinned_profiles(self) -> list[Profile]:
         return [profile for model, profile in self._file.profiles.items() if self.pinned(model)]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from cortex_core.fleet import MEBIBYTE, Failure, Known, Profile, Replica, State
+from cortex_core.fleet import MEBIBYTE, Demand, Failure, Known, Profile, Replica, State
 from cortex_core.http import Client
-from cortex_core.neuron_api import Demand, ReplicaEvent
+from cortex_core.neuron_api import ReplicaEvent
 from neuron.checkpoints import Facts as Checkpoint
 from neuron.engines.base import Engine, EngineFailed, Finished, LoadSpec, Progress
 from neuron.fit import Fit, max_in_flight
@@ -96,6 +96,7 @@ class Replicas:
 
     def demand(self, gateway: str, models: dict[str, Demand]) -> None:
         self._demand[gateway] = (self._clock(), models)
+        self._hub.demand(self.demands())
 
     def demands(self) -> dict[str, dict[str, Demand]]:
         """Gateway → model → demand, of the last three seconds."""

@@ -46,6 +46,7 @@ class Reports:
             known=self._learned.all_known(),
             failures=self._learned.failures(),
             demand=self._replicas.demands(),
+            pins=self._learned.pins(),
             cordoned=self._learned.cordoned,
             simulated=self._host.simulated,
         )

@@ -55,6 +55,11 @@ class Supervisor:
 
     # Load
 
+    async def before(self, request: LoadRequest) -> None:
+        """What `load` must know before it decides: whether the checkpoint is there."""
+        profile = self._profile(request)
+        await self._host.find(profile.source or profile.id)
+
     def load(self, request: LoadRequest) -> Running:
         """One swap: let the victims go, load the model. Raises Refused with the state that speaks against it."""
         profile = self._profile(request)
@@ -128,9 +133,8 @@ class Supervisor:
         checkpoint, known = self._checkpoint(profile)
         failure = self._learned.failure(profile.id, profile.digest)
         if request.instance_id and failure is not None and failure.retry_in_s > 0:
-            details = {"count": failure.count, "scope": failure.scope}
             text = f"it failed {failure.count} times, the last time so: {failure.message}"
-            raise Refused("load_failed", text, retry_in_s=failure.retry_in_s, details=details)
+            raise Refused("load_failed", text, retry_in_s=failure.retry_in_s, failure=failure)
         evict = {victim.replica: victim for victim in request.evict}
         if existing is not None and existing.state not in GOES and existing.claimed_by is None:
             replaced = Victim(replica=existing.id, version=existing.version, mode="drain")
@@ -218,8 +222,14 @@ class Supervisor:
             resident.work = None
             failure = self._replicas.fail(resident, error)
             retry = "never" if failure.scope == "model" else "elsewhere"
-            details = {"phase": error.phase, "scope": failure.scope, "count": failure.count}
-            refused = Refused("load_failed", str(error), retry=retry, retry_in_s=failure.retry_in_s, details=details)
+            refused = Refused(
+                "load_failed",
+                str(error),
+                retry=retry,
+                retry_in_s=failure.retry_in_s,
+                failure=failure,
+                details={"phase": error.phase},
+            )
             self._fail(running, resident, refused)
             self._hub.snapshot_due = True
         except asyncio.CancelledError:
