@@ -160,13 +160,13 @@ class Dispatcher:
         return Lease(self, want)
 
     def reject(self, lease: Lease, refusal: Refusal) -> None:
-        """The neuron refused a request under this lease: believe it, so that the next decision is on truth."""
+        """The neuron refused the request of a lease that has ended: believe it, and decide again on truth."""
         neuron, replica = lease.neuron, lease.replica
         key, replicas = (neuron.name, replica.id), refusal.replicas
         if refusal.code in {"not_loaded", "failed"} and not any(r.id == replica.id for r in replicas):
             replicas = (*replicas, structs.replace(replica, state=State.ABSENT, version=replica.version + 1))
         if refusal.code == "full":
-            self._caps[key] = max(0, self._leases.get(key, 1) - 1)
+            self._caps[key] = max(1, self._leases.get(key, 0))  # one goes on asking, or nobody would ever learn more
         if refusal.code in {"full", "loading", "waking"}:
             self.pause(key, refusal.retry_in_s)
         self.observe(Answered(neuron.name, neuron.instance_id, replicas))
