@@ -12,9 +12,10 @@ import enum
 import socket
 from typing import TYPE_CHECKING, Any
 
-from cortex_core.http.asgi import Headers, Scope
+from cortex_core.http.asgi import Scope
 from cortex_core.http.body import ChunkedBody, LengthBody
-from cortex_core.http.exchange import Exchange, status_line
+from cortex_core.http.exchange import Exchange
+from cortex_core.http.framing import whole_answer
 from cortex_core.http.head import Head, HeadReader, Refusal
 
 if TYPE_CHECKING:
@@ -247,9 +248,8 @@ class Connection(asyncio.Protocol):
     def refuse(self, status: int, message: str, scope: Scope | None) -> None:
         """Answers an error in place of the app, and closes."""
         headers, body = self.server.errors(status, message, scope)
-        self.write(
-            _answer(status, headers, body, self.server.date, bodyless=scope is not None and scope["method"] == "HEAD")
-        )
+        method = "GET" if scope is None else scope["method"]
+        self.write(whole_answer(status, headers, body, self.server.date, method=method))
         self.close()
 
     def close(self) -> None:
@@ -336,9 +336,3 @@ def _scope(head: Head) -> Scope:
         "query_string": query,
         "headers": head.headers,
     }
-
-
-def _answer(status: int, headers: Headers, body: bytes, date: bytes, *, bodyless: bool) -> bytes:
-    lines = [status_line(status), date, b"connection: close\r\ncontent-length: %d\r\n" % len(body)]
-    lines += [b"%b: %b\r\n" % header for header in headers]
-    return b"".join([*lines, b"\r\n", b"" if bodyless else body])

@@ -8,17 +8,16 @@ held by `tests/wire/test_hypercorn_contract.py`, hence the pin `hypercorn==0.18.
 from __future__ import annotations
 
 import asyncio
-import http
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from hypercorn.config import Config
-from hypercorn.protocol.events import Body, EndBody, Event, Request, Response, StreamClosed
-from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.events import Event, Request, Response, StreamClosed
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.typing import ConnectionState
-from hypercorn.utils import suppress_body
 
-from cortex_core.http.asgi import Headers, Message, Receive, Scope, Send
+from cortex_core.http.asgi import Message, Receive, Scope, Send
+from cortex_core.http.framing import AnswerFraming
 from cortex_core.http.head import Head, Refusal
 from cortex_core.http.request import Disconnected
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from cortex_core.http.connection import Connection
 
 _STREAM_ID = 1  # HTTP/1.1 has one stream at a time
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
-_END_OF_CHUNKS = b"0\r\n\r\n"
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 _CONFIG = Config()
@@ -36,37 +33,38 @@ _CONFIG.errorlog = None
 
 
 class _Stream(HTTPStream):
-    """`HTTPStream` with one message more: `cortex.abort` ends the answer without a clean end."""
+    """`HTTPStream` whose body messages go straight to the exchange, and with one message more: `cortex.abort`."""
 
     exchange: Exchange
 
     async def app_send(self, message: Any) -> None:
-        if message is not None and message["type"] == "cortex.abort":
+        kind = message["type"]
+        if kind == "http.response.body" and self.state is ASGIHTTPState.RESPONSE:
+            last = not message.get("more_body", False)
+            if last:
+                self.state = ASGIHTTPState.CLOSED
+            await self.exchange.send_body(message.get("body", b""), last)
+        elif kind == "cortex.abort":
             self.exchange.abort(message.get("body", b""))
-            return
-        await super().app_send(message)
+        else:
+            await super().app_send(message)
 
 
 class Exchange:
     """Owned by its connection. The app's task is cancelled when the client leaves before the answer is complete."""
 
     __slots__ = (
-        "_buffered",
-        "_chunked",
+        "_burst",
         "_connection",
         "_expects_continue",
-        "_flushing",
-        "_head",
-        "_out",
+        "_framing",
         "_queue",
         "_queued",
-        "_remaining",
         "_stream",
         "_waiter",
         "body_done",
         "complete",
         "request",
-        "started",
         "task",
     )
 
@@ -74,19 +72,14 @@ class Exchange:
         self._connection = connection
         self.request = head
         self.task: asyncio.Task[None] | None = None
-        self.started = False  # the head of the answer is out, or about to leave with the first body bytes
         self.complete = False  # nothing more will be written
         self.body_done = False  # the whole request has been read
         self._queue: list[Message] = []
         self._queued = 0  # body bytes in the queue
         self._waiter: asyncio.Future[None] | None = None
         self._expects_continue = head.expects_continue
-        self._chunked = False
-        self._remaining: int | None = None  # of the declared length of the answer
-        self._head: bytes | None = None  # waits for the first body bytes, so that they leave together
-        self._out: list[bytes] = []
-        self._buffered = 0
-        self._flushing = False
+        self._framing: AnswerFraming | None = None  # once the app has begun its answer
+        self._burst = 0  # bytes written since others had their turn
         self._stream = _Stream(
             connection.server.app,  # type: ignore[arg-type]  # called by spawn_app below, with ASGI's three arguments
             _CONFIG,
@@ -130,6 +123,9 @@ class Exchange:
         server = self._connection.server
         try:
             await app(scope, receive, send)
+            if not self.complete:
+                server.on_error(scope, RuntimeError("the app returned before its answer was complete"))
+                self.refuse(500, "internal error")
         except asyncio.CancelledError:
             self.abort()
             raise
@@ -140,14 +136,13 @@ class Exchange:
         except Exception as error:  # noqa: BLE001  # the request boundary: a bug in a handler ends one request
             server.on_error(scope, error)
             self.refuse(500, "internal error")
-        else:
-            if not self.complete:
-                server.on_error(scope, RuntimeError("the app returned before its answer was complete"))
-                self.refuse(500, "internal error")
+        finally:
+            assert self.task is not None
+            server.ended(self.task)
 
     async def receive(self) -> Message:
         if not self._queue:
-            if self._expects_continue and not self.started:
+            if self._expects_continue and self._framing is None:
                 self._expects_continue = False
                 self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 self._connection.body_awaited()
@@ -181,103 +176,41 @@ class Exchange:
     # --- towards the client
 
     async def _on_event(self, event: Event) -> None:
+        """What HTTPStream passes on of the app's messages: the begin of the answer."""
+        if isinstance(event, Response) and not self.complete:
+            connection = self._connection
+            self._framing = AnswerFraming(
+                self._stream.scope["method"],
+                self.request.version,
+                event.status_code,
+                event.headers,
+                closes=connection.closes_after(self),
+                date=connection.server.date,
+            )
+            if self._framing.closes:
+                connection.keep_alive = False
+
+    async def send_body(self, data: bytes, last: bool) -> None:
+        """Writes a piece of the answer at once: pieces that came together have been joined by whoever read them."""
+        connection = self._connection
+        if connection.can_write is not None:
+            await connection.can_write
         if self.complete:
             await asyncio.sleep(0)  # where a cancelled app that never waits for anything else is stopped
-        elif isinstance(event, Body):
-            if self._connection.can_write is not None:
-                await self._connection.can_write
-            if self._write_body(event.data):
-                await asyncio.sleep(0)  # bulk that its reader takes at once leaves the others their turn
-        elif isinstance(event, Response):
-            self._begin(event.status_code, event.headers)
-        elif isinstance(event, EndBody):
-            self._end()
-        elif isinstance(event, StreamClosed):
-            self.abort()  # the app went away from an answer that it had begun
-
-    def _begin(self, status: int, headers: Headers) -> None:
-        connection = self._connection
-        head = [status_line(status)]
-        length: int | None = None
-        for name, value in headers:
-            lowered = name.lower()
-            if lowered == b"content-length":
-                length = int(value)
-            elif lowered in (b"transfer-encoding", b"connection"):
-                continue  # the connection's business, not the app's
-            head.append(b"%b: %b\r\n" % (name, value))
-        bodyless = suppress_body(self._stream.scope["method"], status)
-        self._remaining = 0 if bodyless else length
-        self._chunked = length is None and not bodyless and self.request.version == "1.1"
-        if self._chunked:
-            head.append(b"transfer-encoding: chunked\r\n")
-        elif length is None and not bodyless:
-            connection.keep_alive = False  # HTTP/1.0 knows no chunks: the close ends the answer
-        if connection.closes_after(self):
-            head.append(b"connection: close\r\n")
-        head.append(connection.server.date)
-        joined = b"".join(head)
-        if joined.count(b"\n") != len(head) or joined.count(b"\r") != len(head) or b"\0" in joined:
-            raise ValueError("a response header holds a line break or NUL")
-        self._head = joined + b"\r\n"
-        self.started = True
-
-    def _write_body(self, data: bytes) -> bool:
-        """The first bytes leave at once, so that they wait for nobody's bulk; later ones are joined per loop turn.
-
-        True when it was so much that it left before the turn's end.
-        """
-        if self.complete:  # the client left while this waited
-            return True
-        if self._remaining is not None:
-            self._remaining -= len(data)
-            if self._remaining < 0:
-                raise ValueError("the answer is longer than its content-length")
-        if self._head is not None:
-            self._connection.write(self._head + self._framed([data], len(data)))
-            self._head = None
-            return False
-        self._out.append(data)
-        self._buffered += len(data)
-        if self._buffered >= self._connection.server.limits.write_bytes:
-            self._flush()
-            return True
-        if not self._flushing:
-            self._flushing = True
-            self._connection.loop.call_soon(self._flush_turn)
-        return False
-
-    def _flush_turn(self) -> None:
-        self._flushing = False
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._out:
-            data = self._framed(self._out, self._buffered)
-            self._out = []
-            self._buffered = 0
-            self._connection.write(data)
-
-    def _framed(self, pieces: list[bytes], size: int) -> bytes:
-        if not self._chunked:
-            return b"".join(pieces)
-        return b"".join([b"%x\r\n" % size, *pieces, b"\r\n"]) if size else b""
-
-    def _end(self) -> None:
-        if self._remaining:
-            self.abort()
-            raise ValueError("the answer is shorter than its content-length")
-        last = _END_OF_CHUNKS if self._chunked else b""
-        if self._head is not None:
-            last = self._head + last
-        elif self._out:
-            last = self._framed(self._out, self._buffered) + last
-        self._head = None
-        self._out = []
-        self.complete = True
+            return
+        assert self._framing is not None
+        piece = self._framing.piece(data, last=last)
         if last:
-            self._connection.write(last)
-        self._connection.exchange_done()
+            self.complete = True
+        if piece:
+            connection.write(piece)
+        if last:
+            connection.exchange_done()
+            return
+        self._burst += len(data)
+        if self._burst >= connection.server.limits.write_bytes:
+            self._burst = 0
+            await asyncio.sleep(0)  # bulk that its reader takes at once leaves the others their turn
 
     # --- ends that are not the app's
 
@@ -285,7 +218,7 @@ class Exchange:
         """Answers an error in the caller's dialect, if nothing is out yet; else ends the answer as broken."""
         if self.complete:
             return
-        if self._head is not None or not self.started:
+        if self._framing is None or self._framing.head_waits:
             self.complete = True
             self._connection.refuse(status, message, self.scope)
         else:
@@ -300,7 +233,7 @@ class Exchange:
         """Ends the request because the server closes: with the app's own last words where it left some."""
         if self.complete:
             return
-        if self.started and self._head is None:
+        if self._framing is not None and not self._framing.head_waits:
             last: Callable[[], bytes] | None = self._stream.response.get("cortex.cut")  # type: ignore[assignment]
             self.abort(b"" if last is None else last())
         else:
@@ -311,13 +244,9 @@ class Exchange:
         """Closes the connection with `last` as the last words and without the end that would make the answer whole."""
         if self.complete:
             return
-        if last and self._remaining is None:
-            self._out.append(last)
-            self._buffered += len(last)
-        data = (self._head or b"") + (self._framed(self._out, self._buffered) if self._out else b"")
         self.complete = True
-        if data:
-            self._connection.write(data)
+        if self._framing is not None:
+            self._connection.write(self._framing.torn(last))
         self._connection.close()
 
     def disconnected(self) -> None:
@@ -329,11 +258,7 @@ class Exchange:
 
     def _cancel(self) -> None:
         if self.task is not None:
-            self.task.cancel()
-
-
-def status_line(status: int) -> bytes:
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            self._connection.server.cancel(self.task)
 
 
 def _step(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from cortex_core.http.limits import Limits
 
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _END = b"\r\n\r\n"
 _TARGET = re.compile(rb"/[!\"$-~]*")  # origin-form, visible ASCII, no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
@@ -94,8 +95,6 @@ class HeadReader:
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
         self._headers.append((name.lower(), value or b""))
-        if len(self._headers) > self._limits.header_count:
-            raise Refusal(431, "the request has too many headers")
 
     def on_headers_complete(self) -> None:
         self._complete = True
@@ -104,6 +103,8 @@ class HeadReader:
     def _head(self) -> Head:
         method = self._parser.get_method()
         version = self._parser.get_http_version()
+        if len(self._headers) > self._limits.header_count:
+            raise Refusal(431, "the request has too many headers")
         line = b"%b %b HTTP/%b" % (method, self._target, version.encode())
         if version not in ("1.1", "1.0") or self._line.partition(b"\r\n")[0] != line:
             raise Refusal(400, "malformed request line")  # also two spaces, HTTP/0.9 and other protocols' names
@@ -118,6 +119,8 @@ class HeadReader:
         length: int | None = 0
         expects = False
         for name, value in self._headers:
+            if name not in _FRAMING:
+                continue
             if name == b"host":
                 hosts += 1
                 if _HOST.fullmatch(value) is None:
@@ -128,7 +131,7 @@ class HeadReader:
                 if version == "1.0" or value.lower() != b"chunked":
                     raise Refusal(400, "this Transfer-Encoding is not accepted")
                 length = None
-            elif name == b"expect":
+            else:
                 if value.lower() != b"100-continue":
                     raise Refusal(417, "this expectation cannot be met")
                 expects = version == "1.1"

@@ -6,7 +6,7 @@ seconds later or never (measured), and it cannot end a stream as broken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -24,11 +24,15 @@ EVENT_STREAM_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 async def respond(
     send: Send, status: int, body: bytes, headers: Headers = (), content_type: bytes = b"application/json"
 ) -> None:
-    """One whole answer; it leaves in one write. A content-type among `headers` takes the place of `content_type`."""
-    every = list(headers)
-    if not any(name.lower() == b"content-type" for name, _ in every):
+    """One whole answer; it leaves in one write. Header names are lower case, as in all of ASGI; a content-type among
+    them takes the place of `content_type`."""
+    every = [(b"content-length", b"%d" % len(body))]
+    for header in headers:
+        every.append(header)
+        if header[0] == b"content-type":
+            content_type = b""
+    if content_type:
         every.append((b"content-type", content_type))
-    every.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": every})
     await send({"type": "http.response.body", "body": body})
 
@@ -74,11 +78,11 @@ class EventStream:
         message = {"type": "http.response.start", "status": status, "headers": headers, "cortex.cut": self._cut}
         await self._send(message)
 
-    async def write(self, data: bytes) -> None:
-        """Writes bytes; waits while the reader is behind. Writes within one turn of the loop leave together."""
+    def write(self, data: bytes) -> Awaitable[None]:
+        """Writes bytes in one piece; waits while the reader is behind."""
         if data:
             self._last = data
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        return self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         """The clean end, with the last bytes if there are any."""

@@ -142,7 +142,9 @@ class Server:
         self._stop_accepting()
         for connection in list(self._connections):
             connection.cut()
-        for task in [*self._tasks, *self._arriving]:
+        for task in list(self._tasks):
+            self.cancel(task)
+        for task in list(self._arriving):
             task.cancel()
         await self._until(lambda: not (self._tasks or self._connections or self._arriving), _LAST_WORDS_S)
         for connection in list(self._connections):
@@ -173,14 +175,16 @@ class Server:
         """A handler's task; it ends before the server does."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """A handler is about to return."""
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.loop.call_exception_handler({"message": "a hook of the server failed", "exception": error})
         self._something_ended()
+
+    def cancel(self, task: asyncio.Task[None]) -> None:
+        task.add_done_callback(self.ended)  # one that has not begun yet will never tell
+        task.cancel()
 
     # --- what connections tell
 

@@ -39,7 +39,6 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_client",
-        "_framed",
         "_head_bytes",
         "_held",
         "_interim",
@@ -81,7 +80,6 @@ class Upstream(asyncio.Protocol):
         self.complete = False
         self.reusable = False
         self.waits_to_send = False  # the body waits for 100 Continue
-        self._framed = False
         self._head_bytes = 0
         self._interim = 0
         self._pieces: list[bytes] = []
@@ -164,12 +162,12 @@ class Upstream(asyncio.Protocol):
         if status < 200:
             return
         self.reusable = self._parser.should_keep_alive()
-        self._framed = status in (204, 304) or any(
-            name == b"content-length" or (name == b"transfer-encoding" and value.lower() == b"chunked")
-            for name, value in self.headers
-        )
-        if not self._framed:
-            raise BrokenResponse("the answer has neither a length nor chunks")
+        for name, value in self.headers:
+            if name == b"content-length" or (name == b"transfer-encoding" and value.lower() == b"chunked"):
+                break
+        else:
+            if status not in (204, 304):
+                raise BrokenResponse("the answer has neither a length nor chunks")
         self.status = status
         self._wake()
 

@@ -1,0 +1,71 @@
+"""How one answer is framed on the wire, sans I/O: its head, its pieces, its end."""
+
+from __future__ import annotations
+
+import http
+
+from cortex_core.http.asgi import Headers
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
+_END_OF_CHUNKS = b"0\r\n\r\n"
+
+
+class AnswerFraming:
+    """By the length that the app declares, else by chunks, else (HTTP/1.0) by the close of the connection."""
+
+    __slots__ = ("_bodyless", "_chunked", "_head", "_remaining", "closes")
+
+    def __init__(self, method: str, version: str, status: int, headers: Headers, *, closes: bool, date: bytes) -> None:
+        """Raises ValueError for a header that would split the head. `date` is the whole Date line."""
+        head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        length: int | None = None
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name in (b"transfer-encoding", b"connection"):
+                continue  # the connection's business, not the app's
+            head.append(b"%b: %b\r\n" % (name, value))
+        self._bodyless = method == "HEAD" or status in (204, 304) or status < 200
+        self._remaining = None if self._bodyless else length
+        self._chunked = length is None and not self._bodyless and version == "1.1"
+        if self._chunked:
+            head.append(b"transfer-encoding: chunked\r\n")
+        self.closes = closes or (length is None and not self._bodyless and not self._chunked)
+        if self.closes:
+            head.append(b"connection: close\r\n")
+        head.append(date)
+        joined = b"".join(head)
+        if joined.count(b"\n") != len(head) or joined.count(b"\r") != len(head) or b"\0" in joined:
+            raise ValueError("a response header holds a line break or NUL")
+        self._head = joined + b"\r\n"  # waits for the first bytes of the body, so that they leave together
+
+    @property
+    def head_waits(self) -> bool:
+        """Nothing has been written yet."""
+        return bool(self._head)
+
+    def piece(self, data: bytes, *, last: bool) -> bytes:
+        """The bytes to write for this much of the body. Raises ValueError when they miss the declared length."""
+        if self._bodyless:
+            data = b""
+        if self._remaining is not None:
+            self._remaining -= len(data)
+            if self._remaining < 0 or (last and self._remaining):
+                raise ValueError(
+                    f"the answer is {'shorter' if self._remaining > 0 else 'longer'} than its content-length"
+                )
+        head, self._head = self._head, b""
+        if not self._chunked:
+            return head + data
+        end = _END_OF_CHUNKS if last else b""
+        return b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end
+
+    def torn(self, last_words: bytes) -> bytes:
+        """The bytes to write before an answer is broken off; words only where no length forbids them."""
+        return self.piece(b"" if self._remaining is not None else last_words, last=False)
+
+
+def whole_answer(status: int, headers: Headers, body: bytes, date: bytes, *, method: str) -> bytes:
+    """A complete answer that is its connection's last."""
+    every = [(b"content-length", b"%d" % len(body)), *headers]
+    return AnswerFraming(method, "1.1", status, every, closes=True, date=date).piece(body, last=True)
