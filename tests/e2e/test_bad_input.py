@@ -42,15 +42,15 @@ BAD = {
     "no model": Bad(b"{}", 400, "model"),
     "model null": Bad(b'{"model": null}', 400, "model"),
     "model a number": Bad(chat_body(model=1), 400, "model"),
-    "model empty": Bad(chat_body(model=""), 404, "model"),
+    "model empty": Bad(chat_body(model=""), 400, "model"),
     "model a path": Bad(chat_body(model="../../etc/passwd"), 404, "model", code="model_not_found"),
     "model with a line break": Bad(chat_body(model="a\r\nx: y"), 404, "model", code="model_not_found"),
     "model unknown": Bad(chat_body(model="unknown"), 404, "`unknown`", code="model_not_found"),
     "stream a word": Bad(chat_body(stream="yes"), 400, "stream"),
     "no room ever": Bad(chat_body(model=GIANT), 400, "MB", code="model_cannot_fit"),
     "wrong path": Bad(chat_body(), 404, "", path="/v1/chat", code="not_found"),
-    "a neuron's path": Bad(chat_body(), 404, "", path="/models/load", code="not_found"),
-    "a climbing path": Bad(chat_body(), 404, "", path="/v1/../models/load", code="not_found"),
+    "a neuron's path": Bad(chat_body(), 404, "", path="/demand", code="not_found"),
+    "a neuron's command": Bad(chat_body(), 405, "", path="/models/load", code="method_not_allowed"),  # a model's name
     "wrong method": Bad(b"", 405, "", method="GET", code="method_not_allowed"),
     "another wrong method": Bad(b"", 405, "", method="DELETE", path="/v1/models", code="method_not_allowed"),
     "completions without a body": Bad(b"", 400, "empty", path="/v1/completions"),
@@ -70,7 +70,7 @@ def check_refused(answer: Answer, status: int) -> dict[str, Any]:
     error = answer.body["error"]
     assert {"message", "type", "param", "code"} <= set(error)
     assert error["type"] == "invalid_request_error"
-    return error  # type: ignore[no-any-return]
+    return error
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)

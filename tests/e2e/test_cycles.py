@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_simulated_replica_leaves_nothing(sim: Cluster) -> None:
 
 @pytest.mark.engine
 @engines.needs_vllm
-def test_a_real_replica_leaves_nothing(vllm: Cluster, record_property: pytest.RecordProperty) -> None:
+def test_a_real_replica_leaves_nothing(vllm: Cluster, record_property: Callable[[str, object], None]) -> None:
     neuron = vllm.beast
     cycle(neuron)
     zygote = engines.zygote(neuron)

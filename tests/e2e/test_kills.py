@@ -18,7 +18,7 @@ from tests.support.chat import Answer, Chat, Stream
 from tests.support.processes import alive, children
 from tests.support.until import eventually, until, until_async
 
-LONG: dict[str, Any] = {"max_tokens": 1900, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_tokens": 1900, "ignore_eos": True}  # seconds of work for vLLM
 AGAIN_S = 30.0  # until the same request is served again: a zygote's imports, on a busy machine
 
 
@@ -33,7 +33,7 @@ def check_cut(answer: Answer) -> None:
 
 def check_whole(answer: Answer) -> None:
     assert answer.clean, answer
-    assert answer.usage is None or answer.usage["completion_tokens"] == LONG["max_tokens"]
+    assert len(answer.text.split()) > 100, "all of it"
 
 
 async def served_again(chat: Chat, model: str, timeout_s: float = AGAIN_S) -> Answer:
@@ -103,15 +103,15 @@ async def test_a_neuron_dies_and_the_other_one_serves_until_it_is_back(cluster: 
     cluster.load(cluster.beast, BEAST)
     cluster.load(cluster.benjy, BENJY)
     family = children(cluster.beast.pid)
-    async with chat.open(BEAST, **LONG) as dies, chat.open(BENJY, **LONG) as lives:
+    long = LONG | {"max_tokens": 200} if cluster.simulated else LONG
+    async with chat.open(BEAST, **long) as dies, chat.open(BENJY, **long) as lives:
         await started(dies, lives)
         cluster.beast.kill()
         async with asyncio.timeout(10):
             check_cut(await dies.rest())
         again = await served_again(chat, BEAST)
         assert again.headers["x-cortex-neuron"] == "benjy"
-        lives_on = await lives.rest()
-    check_whole(lives_on)
+        check_whole(await lives.rest())
     until(lambda: not any(alive(one) for one in family), what="the end of all that the neuron had started")
     cluster.heal()
     cluster.empty()
@@ -161,9 +161,12 @@ async def test_an_engine_that_dies_is_told_in_band(sim: Cluster, chat: Chat) -> 
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-async def test_an_engines_own_error_keeps_its_words(sim: Cluster, chat: Chat, stream: bool) -> None:
+async def test_an_engines_own_failure_may_be_tried_again_and_says_nothing_of_its_inside(
+    sim: Cluster, chat: Chat, stream: bool
+) -> None:
     sim.heal()
     answer = await chat.ask(BEAST, "!error", stream=stream)
-    assert answer.status >= 500
+    assert answer.status == 503
+    assert 1 <= int(answer.headers["retry-after"]) <= 30
     assert answer.error is not None
-    assert "the prompt asked for an error" in answer.error["message"]
+    assert "the prompt asked" not in answer.error["message"]

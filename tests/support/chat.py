@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import AsyncIterator
@@ -135,7 +136,8 @@ class Chat:
     async def send(self, method: str, path: str, data: bytes | None = None, **headers: str) -> Answer:
         """Any bytes to any path."""
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.session.request(method, self.url + path, data=data, headers=names) as response:
+        body = None if data is None else io.BytesIO(data)
+        async with self.session.request(method, self.url + path, data=body, headers=names) as response:
             return await Stream(response).rest()
 
 
