@@ -1,0 +1,187 @@
+"""One simulated replica's door and engine: slots, a small queue for each gateway, tokens shared between requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from heapq import heappop, heappush
+
+from msgspec import Struct
+
+from cortex_core.neuron_api import REFUSALS, Executed, Refusal
+from cortex_gateway.commands import Refused
+from cortex_gateway.sim.connection import Broken
+
+
+class Speed(Struct, frozen=True, kw_only=True):
+    """How fast a replica answers."""
+
+    max_in_flight: int = 8
+    max_queue_depth: int = 8  # of each gateway
+    tokens_per_s: float = 400.0  # shared between all requests
+    request_tokens_per_s: float = 80.0  # what one request gets at most
+    first_tokens: float = 8.0  # the time to the first token, as tokens that are computed and not sent
+
+
+class Generation:
+    """A request at a replica: from its head to the last byte of its answer."""
+
+    __slots__ = ("begun", "ended", "first_at", "gateway", "id", "last_at", "tokens")
+
+    def __init__(self, gateway: str, request_id: str, tokens: int) -> None:
+        self.gateway = gateway
+        self.id = request_id
+        self.tokens = tokens
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.begun = False  # its first token was sent; told when it ends early
+        self.first_at = 0.0  # in tokens of its engine
+        self.last_at = 0.0
+
+    def __lt__(self, other: Generation) -> bool:
+        return self.last_at < other.last_at
+
+
+class Engine:
+    """Processor sharing in one number: how many tokens a request that was there from the start would have by now.
+
+    A request ends when that number has grown by its own tokens, so one timer serves all.
+    """
+
+    def __init__(self, speed: Speed) -> None:
+        self.speed = speed
+        self.served = 0
+        self.used_at = 0.0
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[str, Generation] = {}
+        self._queues: dict[str, deque[Generation]] = {}  # the gateway whose turn it is stands first
+        self._ends: list[Generation] = []
+        self._done = 0.0  # tokens
+        self._done_at = 0.0  # when that was reckoned
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._running)
+
+    @property
+    def queue(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def has_begun(self, generation: Generation) -> bool:
+        """Whether its first token was sent."""
+        self._reckon()
+        return generation.begun or (self._running.get(generation.id) is generation and self._is_begun(generation))
+
+    def admit(self, generation: Generation) -> None:
+        """Raises Refused (`full`) when its gateway's queue is as long as it may be."""
+        if len(self._running) < self.speed.max_in_flight and not self._queues:
+            self._begin(generation)
+            return
+        waiting = self._queues.get(generation.gateway, ())
+        if len(waiting) >= self.speed.max_queue_depth:
+            raise refused("full", f"{self.in_flight} requests run and {self.queue} wait", retry_in_s=1.0)
+        self._queues.setdefault(generation.gateway, deque()).append(generation)
+
+    def leave(self, generation: Generation) -> None:
+        """Its client went away, or its answer is complete. Nothing happens when it is not here any more."""
+        if self._running.get(generation.id) is generation:
+            self._reckon()
+            generation.begun = self._is_begun(generation)
+            del self._running[generation.id]
+            self._next()
+        else:
+            queue = self._queues.get(generation.gateway, deque())
+            if generation in queue:
+                queue.remove(generation)
+                if not queue:
+                    del self._queues[generation.gateway]
+
+    def refuse_waiting(self, refusal: Refused) -> None:
+        """The gate closed: who waits is sent away, not executed; who runs goes on."""
+        queues, self._queues = self._queues, {}
+        for queue in queues.values():
+            for generation in queue:
+                _end(generation, refusal)
+
+    def cut(self) -> int:
+        """Break every answer; returns how many were running."""
+        cut = len(self._running)
+        self.refuse_waiting(refused("failed", "the engine is gone"))
+        self._reckon()
+        for generation in self._running.values():
+            generation.begun = self._is_begun(generation)
+            _end(generation, Broken())
+        self._running.clear()
+        self._next()
+        return cut
+
+    def _is_begun(self, generation: Generation) -> bool:
+        return self._done >= generation.first_at
+
+    def _begin(self, generation: Generation) -> None:
+        self._reckon()
+        self._running[generation.id] = generation
+        self.empty.clear()
+        generation.first_at = self._done + self.speed.first_tokens
+        generation.last_at = generation.first_at + generation.tokens
+        heappush(self._ends, generation)
+        self._arm()
+
+    def _next(self) -> None:
+        """Fill free slots, one of each gateway in turn."""
+        while self._queues and len(self._running) < self.speed.max_in_flight:
+            gateway = next(iter(self._queues))
+            queue = self._queues.pop(gateway)
+            self._begin(queue.popleft())
+            if queue:
+                self._queues[gateway] = queue  # behind all others
+        if not self._running:
+            self.used_at = self._loop.time()
+            self.empty.set()
+        self._arm()
+
+    def _rate(self, running: int) -> float:
+        return min(self.speed.request_tokens_per_s, self.speed.tokens_per_s / max(1, running))
+
+    def _reckon(self) -> None:
+        """Before any change of who runs."""
+        now = self._loop.time()
+        self._done += (now - self._done_at) * self._rate(len(self._running))
+        self._done_at = now
+
+    def _arm(self) -> None:
+        """Set the timer to the next end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._ends and self._running.get(self._ends[0].id) is not self._ends[0]:
+            heappop(self._ends)
+        if self._ends:
+            wait_s = (self._ends[0].last_at - self._done) / self._rate(len(self._running))
+            self._timer = self._loop.call_at(self._done_at + max(0.0, wait_s), self._finish, self._ends[0])
+
+    def _finish(self, generation: Generation) -> None:
+        self._reckon()
+        self._timer = None
+        del self._running[generation.id]
+        self.served += 1
+        _end(generation, None)
+        self._next()
+
+
+def refused(code: str, message: str, *, executed: Executed = "no", **fields: object) -> Refused:
+    """A refusal with the status, and the place to try again, that the contract gives its code."""
+    status, retry = REFUSALS[code]
+    return Refused(Refusal(code=code, message=message, executed=executed, retry=retry, **fields), status)  # type: ignore[arg-type]
+
+
+def _end(generation: Generation, error: Exception | None) -> None:
+    if generation.ended.done():
+        return
+    if error is None:
+        generation.ended.set_result(None)
+    else:
+        generation.ended.set_exception(error)
+        generation.ended.exception()  # its client may be gone: nobody has to fetch it

@@ -1,0 +1,89 @@
+"""What must never be, checked at every change of a replica, at every answer and at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from cortex_core.fleet import Replica, State
+from cortex_gateway.sim.gateway import SimGateway
+from cortex_gateway.sim.neuron import SimNeuron
+from cortex_gateway.sim.truth import Row
+
+LATE_S = 1.0  # how much longer than `hold_s` a request may be held: the dispatcher's tick
+CONVERGE_S = 30.0  # after the last fault, every gateway's picture is the truth again
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def check_change(neuron: SimNeuron, row: Row, gateways: Iterable[SimGateway]) -> None:
+    """After a replica of a neuron changed."""
+    check_memory(neuron)
+    loading = [r.model for r in neuron.rows.values() if r.state is State.LOADING]
+    _must(len(loading) == len(set(loading)), f"{neuron.name} loads a model twice: {loading}")
+    if row.state is State.UNLOADING:
+        _must(row.engine.in_flight == 0, f"{neuron.name} unloads {row.id} under {row.engine.in_flight} leases")
+        if row.engine.served == 0:
+            _check_served_somebody(neuron, row, gateways)
+
+
+def check_memory(neuron: SimNeuron) -> None:
+    for device in neuron.devices:
+        free_mb = neuron.free_mb(device)
+        _must(free_mb >= 0, f"{neuron.name}/{device.id} is over-committed by {-free_mb} MB")
+
+
+def _check_served_somebody(neuron: SimNeuron, row: Row, gateways: Iterable[SimGateway]) -> None:
+    """It leaves and served nobody: then nobody who could have reached it was waiting for it all the time."""
+    ready_s = neuron.now - row.ready_at if row.ready_at is not None else 0.0
+    for gateway in gateways:
+        link = gateway.links[neuron.name]
+        if neuron.cordoned or link.is_cut or link.loss:
+            continue
+        waiters, oldest_s = gateway.dispatcher.waiting().get(row.model, (0, 0.0))
+        _must(
+            oldest_s <= ready_s or not ready_s,
+            f"{neuron.name} lets {row.id} ({row.model}) go, which served nobody for {ready_s:g} s "
+            f"while {waiters} waited at {gateway.name}, the first for {oldest_s:g} s",
+        )
+
+
+def check_books(gateway: SimGateway, hold_s: float) -> None:
+    """At any time: the dispatcher knows of every lease that is held, and nobody waits longer than promised."""
+    for (neuron, replica), held in gateway.held.items():
+        counted = gateway.dispatcher.leases(neuron, replica)
+        _must(counted >= held, f"{gateway.name} counts {counted} leases on {replica}, and {held} are held")
+    for model, (_, oldest_s) in gateway.dispatcher.waiting().items():
+        _must(oldest_s <= hold_s + LATE_S, f"a request for {model} waits for {oldest_s:g} s at {gateway.name}")
+
+
+def check_rest(gateway: SimGateway) -> None:
+    """When every client has its answer, nothing is left of them."""
+    dispatcher = gateway.dispatcher
+    for (neuron, replica), held in gateway.held.items():
+        counted = dispatcher.leases(neuron, replica)
+        _must(held == 0 and counted == 0, f"{gateway.name} is left with {counted} leases on {replica}")
+    _must(not dispatcher.waiting(), f"{gateway.name} is left with waiters: {dispatcher.waiting()}")
+
+
+def apart(gateways: Iterable[SimGateway], neurons: Mapping[str, SimNeuron]) -> str:
+    """Where a gateway's picture is not the truth; empty: nowhere."""
+    for gateway in gateways:
+        for name, truth in neurons.items():
+            picture = gateway.dispatcher.fleet.neurons[name]
+            if picture.up != truth.up or picture.instance_id != truth.instance_id:
+                return f"{gateway.name} believes {name} to be {picture.instance_id}, {'up' if picture.up else 'down'}"
+            believed, true = _states(picture.replicas), _states(map(truth.view, truth.rows.values()))
+            if believed != true:
+                return f"{gateway.name} believes {name} to have {sorted(believed)}, it has {sorted(true)}"
+    return ""
+
+
+def _states(replicas: Iterable[Replica]) -> set[tuple[str, int, State]]:
+    return {(replica.id, replica.version, replica.state) for replica in replicas}
+
+
+def _must(holds: bool, told: str) -> None:
+    if not holds:
+        raise Violation(told)

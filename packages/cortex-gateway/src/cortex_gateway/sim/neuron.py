@@ -1,0 +1,140 @@
+"""The simulated neuron: the contract of the neuron's API, in memory and in virtual time.
+
+`truth` is what it knows and tells, `swaps` how it loads and unloads, `engine` how it answers. Every refusal carries the
+present state. A request is judged by its head. What was learned, pins and the cordon outlive a restart; replicas and
+operations do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from cortex_core.fleet import Device, State
+from cortex_core.neuron_api import HEARTBEAT_S, CordonRequest, DemandRequest, PinRequest
+from cortex_gateway.sim.connection import Broken
+from cortex_gateway.sim.engine import Generation
+from cortex_gateway.sim.swaps import Swaps
+from cortex_gateway.sim.truth import Model, Row
+
+CLOSED = {
+    State.LOADING: "loading",
+    State.RECOVERING: "loading",
+    State.WAKING: "waking",
+    State.SLEEPING: "sleeping",
+    State.DRAINING: "draining",
+    State.UNLOADING: "draining",
+}
+"""States whose gate is closed, with the code of the refusal."""
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """What a request is judged by, before its body is read."""
+
+    request_id: str
+    gateway: str
+    instance_id: str
+    replica: str
+
+
+class SimNeuron(Swaps):
+    """One neuron. Its methods are the calls of the contract; `start` and `crash` are what befalls it.
+
+    Args:
+        tasks: who owns its operations.
+        on_change: told of each replica that changed, after it did.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        devices: Iterable[Device],
+        models: Mapping[str, Model],
+        tasks: asyncio.TaskGroup,
+        on_change: Callable[[Any, Row], None] = lambda _neuron, _row: None,
+    ) -> None:
+        super().__init__(name, devices, models, tasks, on_change)
+        self._requests: dict[str, Row] = {}  # by request id
+        self._starts = 0
+
+    # ---------------------------------------------------------------- life
+
+    def start(self) -> None:
+        """Come up with a new identity, and nothing loaded."""
+        self._starts += 1
+        self.instance_id = f"{self.name}.{self._starts}"
+        self.up, self.seq = True, 0
+        self._timer = self._loop.call_later(HEARTBEAT_S, self.beat)
+
+    def crash(self) -> None:
+        """The process dies: every connection breaks, and nothing of its memory stays."""
+        self.up = False
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._active.values():
+            task.cancel()
+        for running in self._operations.values():
+            running.end(Broken())
+        for row in self.rows.values():
+            row.state = State.ABSENT
+            self.cut += row.engine.cut()
+        for state in (self.rows, self._active, self._operations, self._requests, self._demand):
+            state.clear()
+        self.hang_up()
+
+    # ---------------------------------------------------------------- requests
+
+    def admit(self, head: Head, tokens: int) -> Generation:
+        """`POST /v1/…`. Its answer is complete when `ended` is; whoever admitted it calls `leave`, in any case.
+
+        Raises:
+            Refused: with the replica as it is now.
+        """
+        if head.instance_id != self.instance_id:
+            raise self.refuse("outrun", "another start of this neuron was meant")
+        row = self.rows.get(head.replica)
+        if row is None:
+            raise self.refuse("not_loaded", f"no replica {head.replica}")
+        if row.state in CLOSED:
+            raise self.refuse(CLOSED[row.state], f"replica {row.id} is {row.state}", row)
+        if self.cordoned:
+            raise self.refuse("cordoned", f"{self.name} takes no new requests", row)
+        if head.request_id in self._requests:
+            raise self.refuse("duplicate", "this request runs already", executed="yes")
+        generation = Generation(head.gateway, head.request_id, tokens)
+        row.engine.admit(generation)
+        self._requests[generation.id] = row
+        self.used(row)
+        return generation
+
+    def has_begun(self, generation: Generation) -> bool:
+        """Whether its first token was sent."""
+        row = self._requests.get(generation.id)
+        return generation.begun if row is None else row.engine.has_begun(generation)
+
+    def leave(self, generation: Generation) -> None:
+        """Its connection is closed; what still runs of it is aborted."""
+        row = self._requests.pop(generation.id, None)
+        if row is not None:
+            row.engine.leave(generation)
+
+    # ---------------------------------------------------------------- operators and gateways
+
+    def pin(self, request: PinRequest) -> None:
+        """`POST /models/pin`."""
+        self.pins[request.model] = request.pinned
+        for row in tuple(self.rows.values()):
+            if row.model == request.model:
+                self.changed(row)
+
+    def cordon(self, request: CordonRequest, *, cordoned: bool = True) -> None:  # noqa: ARG002 - the reason is for people
+        """`POST /cordon` and `/uncordon`: no new leases and no new loads; who holds a lease goes on."""
+        self.cordoned = cordoned
+        self.snapshot()
+
+    def demand(self, request: DemandRequest) -> None:
+        """`POST /demand`."""
+        self._demand[request.gateway] = (self.now, request.models)

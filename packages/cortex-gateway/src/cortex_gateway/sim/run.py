@@ -1,0 +1,219 @@
+"""`simulate(scenario, seed) → Outcome`: plays a scenario against the production dispatcher, and checks it all the way.
+
+The same scenario and seed give the same outcome, to the last digit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+from msgspec import Struct
+
+from cortex_core.errors import CortexError
+from cortex_gateway.commands import Refused
+from cortex_gateway.dispatcher import SwapRecord, Want
+from cortex_gateway.sim import clock, invariants
+from cortex_gateway.sim.clients import Ask, Client
+from cortex_gateway.sim.connection import Broken, Connection
+from cortex_gateway.sim.gateway import SimGateway
+from cortex_gateway.sim.neuron import SimNeuron
+from cortex_gateway.sim.scenario import Scenario
+from cortex_gateway.sim.trouble import befall
+from cortex_gateway.sim.truth import Row
+
+AGAIN_S = 1.0  # after a broken connection to a gateway, a client comes again
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """How one request of a client ended, over all its tries."""
+
+    client: str
+    gateway: str
+    model: str
+    asked_at: float
+    seconds: float
+    outcome: str  # served, left, cut, broken, or the kind of the error
+    tries: int
+    cold: bool = False
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    seed: int
+    virtual_s: float
+    answers: tuple[Answer, ...]
+    loads: tuple[tuple[str, str], ...]  # (neuron, model), as they were begun on each neuron
+    swaps: tuple[SwapRecord, ...]  # as the gateways saw them end
+    refusals: dict[str, int]  # by neurons, of requests
+    cut: int  # answers that a fault or an operator ended
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        return dict(Counter(answer.outcome for answer in self.answers))
+
+    def waits_s(self, model: str) -> list[float]:
+        """Of the served requests for a model, ascending: from asking to the last token."""
+        return sorted(a.seconds for a in self.answers if a.model == model and a.outcome == "served")
+
+
+def simulate(scenario: Scenario, seed: int) -> Outcome:
+    """Play it.
+
+    Raises:
+        Violation, Stuck: an invariant does not hold; nothing moves any more. With the seed as a note.
+    """
+    dice, jitter = random.Random(f"world {seed}"), random.getstate()
+    random.seed(seed)  # Retry-After is drawn by the errors themselves
+    try:
+        return clock.run(_World(scenario, seed, dice).play(), seed=seed, limit_s=scenario.limit_s)
+    except BaseExceptionGroup as group:
+        error = _first(group)
+        error.add_note(f"seed {seed}")
+        raise error from None
+    finally:
+        random.setstate(jitter)
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+class _World:
+    def __init__(self, scenario: Scenario, seed: int, dice: random.Random) -> None:
+        self._scenario = scenario
+        self._seed = seed
+        self._dice = dice
+        self.neurons: dict[str, SimNeuron] = {}
+        self.gateways: dict[str, SimGateway] = {}
+        self._processes: dict[str, asyncio.Task[None]] = {}
+        self._dead: list[SimGateway] = []
+        self._answers: list[Answer] = []
+        self._hold_s = max((client.hold_s for client in scenario.clients), default=0.0)
+
+    async def play(self) -> Outcome:
+        async with asyncio.TaskGroup() as self._tasks:
+            for name, devices in self._scenario.neurons.items():
+                neuron = SimNeuron(name, devices, self._scenario.models, self._tasks, self._changed)
+                self.neurons[name] = neuron
+                neuron.start()
+            for name in self._scenario.gateways:
+                self._open(name)
+            async with asyncio.TaskGroup() as players:
+                players.create_task(self._trouble(), name="trouble")
+                for client in self._scenario.clients:
+                    players.create_task(self._play(client), name=client.name)
+            self._rest()
+            for process in self._processes.values():
+                process.cancel()
+            for neuron in self.neurons.values():
+                neuron.crash()
+        return self._outcome()
+
+    def _open(self, name: str) -> None:
+        scenario = self._scenario
+        gateway = SimGateway(
+            name, self.neurons.values(), scenario.profiles, scenario.gateways[name], self._dice, scenario.rules
+        )
+        self.gateways[name] = gateway
+        self._processes[name] = self._tasks.create_task(gateway.run(), name=name)
+
+    # ---------------------------------------------------------------- checking
+
+    def _changed(self, neuron: SimNeuron, row: Row) -> None:
+        invariants.check_change(neuron, row, self.gateways.values())
+        for gateway in self.gateways.values():
+            invariants.check_books(gateway, self._hold_s)
+
+    def _rest(self) -> None:
+        for gateway in (*self.gateways.values(), *self._dead):
+            invariants.check_rest(gateway)
+
+    async def _converge(self) -> None:
+        told = ""
+        for _ in range(int(invariants.CONVERGE_S * 4)):
+            told = invariants.apart(self.gateways.values(), self.neurons)
+            if not told:
+                return
+            await asyncio.sleep(0.25)
+        raise invariants.Violation(f"not converged {invariants.CONVERGE_S:g} s after the last fault: {told}")
+
+    # ---------------------------------------------------------------- faults
+
+    async def _trouble(self) -> None:
+        async with asyncio.TaskGroup() as faults:
+            for fault in self._scenario.faults:
+                faults.create_task(befall(fault, self), name=f"{fault.kind} at {fault.at_s:g} s")
+        await self._converge()
+
+    def replace(self, gateway: SimGateway) -> None:
+        gateway.die()
+        self._processes[gateway.name].cancel()
+        self._dead.append(gateway)
+        self._open(gateway.name)
+
+    # ---------------------------------------------------------------- clients
+
+    async def _play(self, client: Client) -> None:
+        for number, ask in enumerate(client.asks):
+            await asyncio.sleep(ask.after_s)
+            began, tries = asyncio.get_running_loop().time(), 0
+            while True:
+                tries += 1
+                outcome, again_s = await self._ask(client, ask, f"{client.name}-{number}-{tries}")
+                if again_s is None or tries > client.patience:
+                    break
+                await asyncio.sleep(again_s)
+            self._answers.append(
+                Answer(
+                    client=client.name,
+                    gateway=client.gateway,
+                    model=ask.model,
+                    asked_at=began,
+                    seconds=asyncio.get_running_loop().time() - began,
+                    outcome=outcome,
+                    tries=tries,
+                )
+            )
+
+    async def _ask(self, client: Client, ask: Ask, request_id: str) -> tuple[str, float | None]:
+        """One try: how it ended, and when to come again, if at all."""
+        now = asyncio.get_running_loop().time()
+        gateway = self.gateways[client.gateway]
+        leaves_at = None if ask.leaves_after_s is None else now + ask.leaves_after_s
+        want = Want(
+            model=ask.model,
+            request_id=request_id,
+            caller=client.name,
+            streaming=True,
+            arrived=now,
+            hold_s=client.hold_s,
+        )
+        connection = Connection(gateway.callers, leaves_at)
+        try:
+            async with connection:
+                await gateway.serve(want, ask.tokens)
+        except CortexError as error:
+            held_s = asyncio.get_running_loop().time() - now
+            if held_s > client.hold_s + invariants.LATE_S:
+                raise invariants.Violation(f"{request_id} was held for {held_s:g} s, then refused") from error
+            return error.kind, error.retry_after_s if error.rule.retryable else None
+        except Broken as broken:
+            if connection.was_severed:
+                return ("died", AGAIN_S) if gateway.dead else ("left", None)
+            return "cut" if broken.begun else "broken", None
+        except Refused as refused:
+            return refused.refusal.code, None
+        return "served", None
+
+    def _outcome(self) -> Outcome:
+        gateways = (*self.gateways.values(), *self._dead)
+        return Outcome(
+            seed=self._seed,
+            virtual_s=asyncio.get_running_loop().time(),
+            answers=tuple(self._answers),
+            loads=tuple((neuron.name, model) for neuron in self.neurons.values() for model in neuron.loads),
+            swaps=tuple(swap for gateway in gateways for swap in gateway.swaps),
+            refusals=dict(sum((gateway.refusals for gateway in gateways), Counter())),
+            cut=sum(neuron.cut for neuron in self.neurons.values()),
+        )
