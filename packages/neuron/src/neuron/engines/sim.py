@@ -1,6 +1,6 @@
 """The simulated engine: no model, no weights, deterministic words. Everything it says is marked as simulated.
 
-It serves the two completion calls of OpenAI's API on a unix socket as a real engine does, at the speed that
+Given tools it calls one, with words for arguments. It serves the two completion calls of OpenAI's API on a unix socket as a real engine does, at the speed that
 `[engine.sim]` gives. A word of the prompt makes it misbehave, for whoever wants to see what then happens:
 
     !error  answers 500          !die   the engine ends after the first token
@@ -32,6 +32,7 @@ FINGERPRINT = "simulated"
 
 
 class Message(msgspec.Struct):
+    role: str = ""
     content: Any = None
 
 
@@ -45,6 +46,19 @@ class Ask(msgspec.Struct):
     stream_options: dict[str, Any] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+
+    def call(self) -> dict[str, str] | None:
+        """The tool call to answer with: of the tool that is named, else of the first; none once a tool has answered."""
+        if not self.tools or self.tool_choice == "none" or (self.messages and self.messages[-1].role == "tool"):
+            return None
+        functions = [tool.get("function") or {} for tool in self.tools]
+        wish = (self.tool_choice.get("function") or {}).get("name") if isinstance(self.tool_choice, dict) else None
+        function = next((one for one in functions if wish and one.get("name") == wish), functions[0])
+        required = (function.get("parameters") or {}).get("required") or []
+        arguments = {str(name): WORDS[index % len(WORDS)] for index, name in enumerate(required)}
+        return {"name": str(function.get("name", "")), "arguments": msgspec.json.encode(arguments).decode()}
 
     def words(self) -> list[str]:
         """The prompt's words: each is a token."""
@@ -250,13 +264,14 @@ class Run:
         self._engine = engine
         self._ask = ask
         self._prompt = prompt
-        self._tokens = answer(engine.model, prompt, count)
+        self._call = ask.call() if chat else None
+        self._tokens = answer(engine.model, prompt, count) if self._call is None else [self._call["arguments"]]
         self._request_id = request_id
         self._chat = chat
         self._done = 0
         self._outcome = "abort"
         asked = ask.max_tokens or ask.max_completion_tokens
-        self._reason = "length" if asked else "stop"
+        self._reason = "tool_calls" if self._call else "length" if asked else "stop"
 
     def finished(self) -> Finished:
         return Finished(
@@ -281,7 +296,9 @@ class Run:
         text = "".join([await self._next() for _ in self._tokens])
         self._outcome = self._reason
         choice: dict[str, Any] = {"index": 0, "finish_reason": self._reason, "logprobs": None}
-        if self._chat:
+        if self._call:
+            choice["message"] = {"role": "assistant", "content": None, "tool_calls": [self._as_call(self._call)]}
+        elif self._chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
@@ -295,14 +312,20 @@ class Run:
                 await stream.write(self._event({"role": "assistant", "content": ""}, None))
             for _ in self._tokens:
                 token = await self._next()
-                await stream.write(self._event({"content": token} if self._chat else token, None))
+                if self._call:
+                    await stream.write(self._event({"tool_calls": [{"index": 0, **self._as_call(self._call)}]}, None))
+                else:
+                    await stream.write(self._event({"content": token} if self._chat else token, None))
             self._outcome = self._reason
             await stream.write(self._event({} if self._chat else "", self._reason))
             if options.get("include_usage"):
                 await stream.write(_data(self._body([], ".chunk") | {"usage": self._usage()}))
             await stream.end(b"data: [DONE]\n\n")
 
-    def _event(self, what: dict[str, str] | str, reason: str | None) -> bytes:
+    def _as_call(self, function: dict[str, str]) -> dict[str, Any]:
+        return {"id": f"call-{self._request_id or 'sim'}", "type": "function", "function": function}
+
+    def _event(self, what: dict[str, Any] | str, reason: str | None) -> bytes:
         key = "delta" if self._chat else "text"
         choice = {"index": 0, key: what, "finish_reason": reason, "logprobs": None}
         return _data(self._body([choice], ".chunk"))
