@@ -55,19 +55,16 @@ def test_every_step_holds_and_each_answer_is_marked_as_simulated() -> None:
     done = subprocess.run([*DEMO, "--once", *own_ports()], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SIMULATED" in done.stdout
-    answers = [line for line in done.stdout.splitlines() if "→" in line]
-    assert len(answers) == 5
-    assert all("[simulated]" in line for line in answers)
+    assert sum("[simulated]: " in line for line in done.stdout.splitlines()) == 5  # four answers and a call
     assert "everything that was started has ended" in done.stdout
     assert "✗" not in done.stdout
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_it_stays_until_it_is_told_to_end(end: signal.Signals) -> None:
+def test_it_stays_until_it_is_told_to_end() -> None:
     with demo(*own_ports()) as process:
         folder = shown(process)
         assert len(leftovers(folder)) >= 3
-        process.send_signal(end)
+        process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
         assert leftovers(folder) == []
         assert not folder.exists()

@@ -131,6 +131,7 @@ models_dir = "models"
 
 [engine]
 kind = "{self.engine}"
+sim = {{ load_s = 0.5, tokens_per_s = 100.0 }}
 
 [[devices]]
 id = "cpu:0"
