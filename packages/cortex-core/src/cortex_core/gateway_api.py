@@ -1,4 +1,4 @@
-"""What the gateway says of itself: `GET /v1/models`, `/health` and `/cortex/v1/fleet`. Read by the CLI too."""
+"""What the gateway says of itself, and how it is steered: `/v1/models`, `/health`, `/cortex/v1/…`. Read by the CLI."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from cortex_core.fleet import Cost, Failure, Limit, Replica, State
+from cortex_core.fleet import Cost, Failure, Limit, ModelId, NeuronName, Replica, State
+from cortex_core.neuron_api import Seconds
 
 FLEET_PATH = "/cortex/v1/fleet"
+EXPLAIN_PATH = "/cortex/v1/explain"
+LOAD_PATH = "/cortex/v1/load"
+UNLOAD_PATH = "/cortex/v1/unload"
+PIN_PATH = "/cortex/v1/pin"
+CORDON_PATH = "/cortex/v1/cordon"
 
 # On every answer, and on those that came from a replica.
 REQUEST_ID_HEADER = "x-request-id"
@@ -116,3 +122,87 @@ class GatewayHealth(Struct, frozen=True, kw_only=True):
     version: str
     neurons: NeuronCount
     problems: tuple[str, ...] = ()
+
+
+class Room(Struct, frozen=True, kw_only=True):
+    """A device as a decision saw it, in MB."""
+
+    id: str
+    memory_mb: int
+    free_mb: int
+    must_leave: tuple[str, ...] = ()  # models
+    kept: tuple[tuple[str, str], ...] = ()  # (model, why it stays)
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """A neuron as a place for a model: how, or why not."""
+
+    neuron: str
+    possible: bool  # now, or once something is idle
+    now: bool
+    reason: str
+    need_mb: int
+    devices: tuple[Room, ...] = ()
+    must_leave: tuple[str, ...] = ()
+
+
+class ExplainRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /cortex/v1/explain`: what would happen to a request of the model that came now."""
+
+    model: ModelId
+    session: str = ""
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """A decision that was not carried out."""
+
+    model: str
+    outcome: Literal["served", "queued", "joins a load", "loads", "waits", "refused"]
+    reason: str
+    neuron: str = ""
+    after_s: float = 0.0  # about
+    must_leave: tuple[str, ...] = ()  # models
+    error: str = ""  # the kind, when it is refused
+    places: tuple[Place, ...] = ()
+
+
+class LoadCommand(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /cortex/v1/load`: answered when it serves. With `dry_run` by what would be done."""
+
+    model: ModelId
+    neuron: NeuronName | None = None
+    dry_run: bool = False
+
+
+class UnloadCommand(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /cortex/v1/unload`: after its requests have ended, or, with `now`, cutting them."""
+
+    model: ModelId
+    neuron: NeuronName | None = None
+    now: bool = False
+    drain_s: Seconds = 120.0
+
+
+class PinCommand(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /cortex/v1/pin`: keep it loaded there, or, with `pinned: false`, no longer. Kept over restarts."""
+
+    model: ModelId
+    neuron: NeuronName | None = None  # absent: wherever it is loaded
+    pinned: bool = True
+
+
+class CordonCommand(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /cortex/v1/cordon`: no new requests and no loads there, or, with `cordoned: false`, as before."""
+
+    neuron: NeuronName
+    cordoned: bool = True
+    reason: str = ""
+
+
+class Done(Struct, frozen=True, kw_only=True):
+    """What a command did, on each neuron that it touched."""
+
+    model: str = ""
+    neurons: tuple[str, ...] = ()
+    seconds: float = 0.0
+    let_go: tuple[str, ...] = ()  # models

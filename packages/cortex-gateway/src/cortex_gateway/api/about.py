@@ -98,7 +98,7 @@ class About:
 
     async def _not_routed(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        allowed = (error.headers or {}).get("allow", "")
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         message = (
             f"{request.method} is not allowed here: {allowed}"
             if error.status_code == 405

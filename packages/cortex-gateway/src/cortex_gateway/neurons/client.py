@@ -8,6 +8,7 @@ shorter than the server's, and POST for whatever changes state, since it silentl
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -195,13 +196,13 @@ class NeuronClient:
             raise Unreachable(_said(error)) from error
 
     async def _refused(self, response: aiohttp.ClientResponse, path: str) -> Exception:
+        if response.status == 401:
+            told = "it does not take our token: see [fleet] token_file"
+            return Refused(Refusal(code="unauthorized", message=told), response.status)
         content = await self._read(response, MAX_REFUSAL_BYTES)
         try:
             return Refused(msgspec.json.decode(content, type=RefusalBody).error, response.status)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            if response.status == 401:
-                refusal = Refusal(code="unauthorized", message="it wants a token: set [fleet] token_file")
-                return Refused(refusal, response.status)
             return Unreachable(f"{path} answered {response.status}, and no neuron's words")
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -219,5 +220,6 @@ class NeuronClient:
 def _said(error: Exception) -> str:
     """A foreign error in a line for people."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"connect failed: {error.os_error.strerror or error.os_error}"
+        cause = error.os_error
+        return f"connect failed: {os.strerror(cause.errno) if cause.errno else cause}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

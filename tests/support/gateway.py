@@ -1,0 +1,123 @@
+"""The whole gateway in this process, on free ports, and a client that asks it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from cortex_core.config import Catalogue, CortexConfig
+from cortex_core.config.cortex import FleetTable, Gateway, NeuronEntry
+from cortex_core.fleet import Profile
+from cortex_core.gateway_api import FleetView
+from cortex_core.http import BrokenResponse, Client
+from cortex_gateway.server import serve
+from tests.support.scripted import ScriptedNeuron
+from tests.support.until import until_async
+
+CHAT = "/v1/chat/completions"
+
+
+class Got(Struct, frozen=True, kw_only=True):
+    """An answer. `whole`: it ended cleanly."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool = True
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def error(self) -> Any:
+        return self.json["error"]
+
+
+class Running:
+    """A gateway that serves."""
+
+    def __init__(self, address: str, metrics: str, task: asyncio.Task[None]) -> None:
+        self.address = address
+        self.task = task
+        self.client = Client(f"http://{address}")
+        self._metrics = Client(f"http://{metrics}")
+
+    async def ask(
+        self, method: str, path: str, body: bytes | dict[str, Any] = b"", headers: dict[str, str] | None = None
+    ) -> Got:
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        lines = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        return await _read(self.client, method, path, data, lines)
+
+    async def chat(self, model: str = "tiny", *, path: str = CHAT, **fields: Any) -> Got:
+        messages = [{"role": "user", "content": "Who are you?"}]
+        return await self.ask("POST", path, {"model": model, "messages": messages} | fields)
+
+    async def fleet(self) -> FleetView:
+        got = await self.ask("GET", "/cortex/v1/fleet")
+        return msgspec.json.decode(got.body, type=FleetView)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that bear these labels; 0: there is none."""
+        got = await _read(self._metrics, "GET", "/metrics", b"", [])
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        total = 0.0
+        for line in got.body.decode().splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and all(label in sample for label in wanted):
+                total += float(value)
+        return total
+
+    async def up(self, *neurons: str) -> None:
+        """Until these are known to be up."""
+
+        async def known() -> bool:
+            view = await self.fleet()
+            return set(neurons) <= {neuron.name for neuron in view.neurons if neuron.up}
+
+        await until_async(known, what=f"{neurons} are up")
+
+    async def close(self) -> None:
+        await self.client.close()
+        await self._metrics.close()
+
+
+async def _read(client: Client, method: str, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> Got:
+    pieces: list[bytes] = []
+    async with client.request(method, path, body=body, headers=headers) as response:
+        whole = True
+        try:
+            while data := await response.read_some():
+                pieces.append(data)
+        except BrokenResponse:
+            whole = False
+        found = {name.decode(): value.decode() for name, value in response.headers}
+        return Got(status=response.status, headers=found, body=b"".join(pieces), whole=whole)
+
+
+@asynccontextmanager
+async def gateway(
+    neurons: Sequence[ScriptedNeuron], models: Sequence[Profile], *, token: str = "", **settings: Any
+) -> AsyncIterator[Running]:
+    """`models` served from `neurons`; ends with the block, whatever is under way."""
+    table = structs.replace(Gateway(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", drain_s=0.0), **settings)
+    config = CortexConfig(
+        gateway=table,
+        fleet=FleetTable(token=token),
+        neurons=tuple(NeuronEntry(name=neuron.name, endpoint=neuron.endpoint) for neuron in neurons),
+    )
+    addresses: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(serve(config, Catalogue(models=tuple(models)), lambda *two: addresses.set_result(two)))
+        running = Running(*await addresses, task)
+        try:
+            yield running
+        finally:
+            await running.close()
+            task.cancel()
