@@ -42,6 +42,8 @@ KINDS: Mapping[str, Rule] = {
     "unauthorized": Rule(401, INVALID, "invalid_api_key", 401, "authentication_error"),
     "forbidden": Rule(403, "permission_error", None, 403, "permission_error"),
     "model_not_found": Rule(404, INVALID, "model_not_found", 404, "not_found_error"),
+    "neuron_not_found": Rule(404, INVALID, "neuron_not_found", 404, "not_found_error"),
+    "refused": Rule(409, INVALID, "refused", 409, INVALID),  # by a neuron, to an operator
     "not_found": Rule(404, INVALID, "not_found", 404, "not_found_error"),
     "method_not_allowed": Rule(405, INVALID, "method_not_allowed", 405, INVALID),
     "body_too_large": Rule(413, INVALID, "request_too_large", 413, "request_too_large"),

@@ -12,7 +12,9 @@ from cortex_gateway.api.completions import Completions
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.held import Held
-from cortex_gateway.relay import Paths, Relay
+from cortex_gateway.neurons import Neurons
+from cortex_gateway.relay import Relay
+from cortex_gateway.steering import Steering
 from cortex_gateway.telemetry import Telemetry
 
 _PREFIXES = ("", "/v1", "/v1/v1")
@@ -33,7 +35,7 @@ class App:
 def build(
     config: Gateway,
     dispatcher: Dispatcher,
-    neurons: Paths,
+    neurons: Neurons,
     telemetry: Telemetry,
     ids: Ids,
     *,
@@ -49,4 +51,4 @@ def build(
             dialect, dispatcher=dispatcher, relay=relay, held=held, telemetry=telemetry, config=config, ids=ids
         )
         hot.update({prefix + path: handler for prefix in _PREFIXES})
-    return App(hot, About(dispatcher, version=version, ids=ids).app())
+    return App(hot, About(dispatcher, Steering(dispatcher, neurons), version=version, ids=ids).app())

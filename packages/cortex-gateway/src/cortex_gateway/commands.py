@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cortex_core.neuron_api import DemandRequest, LoadRequest, Operation, Refusal, UnloadRequest
+from cortex_core.neuron_api import (
+    CordonRequest,
+    DemandRequest,
+    LoadRequest,
+    Operation,
+    PinRequest,
+    Refusal,
+    UnloadRequest,
+)
 
 
 class Refused(Exception):
@@ -37,3 +45,11 @@ class Commands(Protocol):
     async def demand(self, neuron: str, request: DemandRequest) -> None:
         """Tell what waits here. Raises as `load` does; losing one is harmless, the next comes in a second."""
         ...
+
+
+class OperatorCommands(Commands, Protocol):
+    """What only a person decides."""
+
+    async def pin(self, neuron: str, request: PinRequest) -> Operation: ...
+
+    async def cordon(self, neuron: str, request: CordonRequest, cordoned: bool) -> Operation: ...

@@ -189,10 +189,10 @@ class Dispatcher:
                 self._tick()
                 await asyncio.sleep(TICK_S)
 
-    def spawn(self, swap: Swap | LetGo, picture: Picture) -> None:
-        """Start what was decided. Before `run` nothing is started."""
-        if self._tasks is not None:
-            self._tasks.create_task(self._swaps.begin(swap, picture), name=f"{type(swap).__name__} {swap!r:.80}")
+    def spawn(self, action: Swap | LetGo, picture: Picture) -> asyncio.Task[SwapRecord]:
+        """Start what was decided; while `run` runs only."""
+        assert self._tasks is not None
+        return self._tasks.create_task(self._swaps.begin(action, picture), name=type(action).__name__)
 
     def _tick(self) -> None:
         now = self.clock()

@@ -36,6 +36,7 @@ class SwapRecord(Struct, frozen=True, kw_only=True):
     victims: tuple[str, ...] = ()  # models
     loaded: bool = True  # False: something was only let go
     error: str = ""  # a refusal's code; empty: it went well
+    message: str = ""  # and its words
 
 
 def _victim(replica: Replica, candidate: Candidate) -> Victim:
@@ -69,7 +70,7 @@ class Swaps:
     def forgive(self, key: Key) -> None:
         self._refusals.pop(key, None)
 
-    def begin(self, action: Swap | LetGo, picture: Picture) -> Coroutine[None, None, None]:
+    def begin(self, action: Swap | LetGo, picture: Picture) -> Coroutine[None, None, SwapRecord]:
         """Register what was decided, at once, and return what does it."""
         if isinstance(action, LetGo):
             return self._let_go(action, picture.now)
@@ -77,7 +78,7 @@ class Swaps:
         self._intents[intent.operation_id] = intent
         return self._swap(intent, action)
 
-    async def _swap(self, intent: Intent, swap: Swap) -> None:
+    async def _swap(self, intent: Intent, swap: Swap) -> SwapRecord:
         neuron, candidate = self._dispatcher.fleet.neurons[intent.neuron], swap.candidate
         request = LoadRequest(
             operation_id=intent.operation_id,
@@ -87,14 +88,14 @@ class Swaps:
             placement=candidate.shares,
             evict=tuple(_victim(replica, candidate) for replica in candidate.victims),
         )
-        error = ""
+        error = message = ""
         try:
             operation = await self._commands.load(intent.neuron, request)
         except Refused as refused:
-            error = refused.refusal.code
+            error, message = refused.refusal.code, refused.refusal.message
             self._learn(intent, neuron.instance_id, refused.refusal)
-        except Unreachable:
-            error = "unreachable"
+        except Unreachable as gone:
+            error, message = "unreachable", str(gone)
             self._dispatcher.pause((intent.neuron, intent.model), UNREACHABLE_S)
         else:
             self.forgive((intent.neuron, intent.model))
@@ -102,7 +103,7 @@ class Swaps:
                 self._believe(intent.neuron, neuron.instance_id, operation.replica)
         finally:
             del self._intents[intent.operation_id]
-        self._dispatcher.swapped(
+        return self._ended(
             SwapRecord(
                 model=intent.model,
                 neuron=intent.neuron,
@@ -110,20 +111,21 @@ class Swaps:
                 reason=swap.reason,
                 victims=tuple(replica.model for replica in candidate.victims),
                 error=error,
+                message=message,
             )
         )
 
-    async def _let_go(self, action: LetGo, since: float) -> None:
+    async def _let_go(self, action: LetGo, since: float) -> SwapRecord:
         neuron, replica = self._dispatcher.fleet.neurons[action.neuron], action.replica
-        error = ""
+        error = message = ""
         try:
             await self._commands.unload(action.neuron, UnloadRequest(replica=replica.id, version=replica.version))
         except Refused as refused:
-            error = refused.refusal.code
+            error, message = refused.refusal.code, refused.refusal.message
             self._believe(action.neuron, neuron.instance_id, *refused.refusal.replicas)
-        except Unreachable:
-            error = "unreachable"
-        self._dispatcher.swapped(
+        except Unreachable as gone:
+            error, message = "unreachable", str(gone)
+        return self._ended(
             SwapRecord(
                 model=replica.model,
                 neuron=action.neuron,
@@ -132,8 +134,13 @@ class Swaps:
                 victims=(replica.model,),
                 loaded=False,
                 error=error,
+                message=message,
             )
         )
+
+    def _ended(self, record: SwapRecord) -> SwapRecord:
+        self._dispatcher.swapped(record)
+        return record
 
     def _believe(self, neuron: str, instance_id: str, *replicas: Replica) -> None:
         self._dispatcher.observe(Answered(neuron, instance_id, replicas))

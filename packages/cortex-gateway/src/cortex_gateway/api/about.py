@@ -25,16 +25,19 @@ from cortex_core.gateway_api import (
     NeuronView,
     Waiting,
 )
+from cortex_gateway.api import steer
 from cortex_gateway.api.errors import Ids, rendered
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.policy.catalogue import Merged
+from cortex_gateway.steering import Steering
 
 
 class About:
     """Reads the dispatcher's picture; changes nothing."""
 
-    def __init__(self, dispatcher: Dispatcher, *, version: str, ids: Ids) -> None:
+    def __init__(self, dispatcher: Dispatcher, steering: Steering, *, version: str, ids: Ids) -> None:
         self._dispatcher = dispatcher
+        self._steering = steering
         self._version = version
         self._ids = ids
         self._began = time.monotonic()
@@ -49,6 +52,7 @@ class About:
                 *(Route(path, handler, methods=["GET", "HEAD"]) for path, handler in models),
                 *(Route(path + "/{model:path}", self.model, methods=["GET", "HEAD"]) for path, _ in models),
                 Route(FLEET_PATH, self.fleet, methods=["GET", "HEAD"]),
+                *steer.routes(self._steering, self._ids),
             ],
             exception_handlers={HTTPException: self._not_routed, CortexError: self._refused},
         )

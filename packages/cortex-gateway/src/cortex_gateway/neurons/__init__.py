@@ -11,7 +11,7 @@ import aiohttp
 
 from cortex_core.config.cortex import NeuronEntry
 from cortex_core.http import Client
-from cortex_core.neuron_api import DemandRequest, LoadRequest, Operation, UnloadRequest
+from cortex_core.neuron_api import CordonRequest, DemandRequest, LoadRequest, Operation, PinRequest, UnloadRequest
 from cortex_gateway.neurons.client import session
 from cortex_gateway.neurons.follow import Follower, Observe
 
@@ -59,6 +59,12 @@ class Neurons:
 
     async def unload(self, neuron: str, request: UnloadRequest) -> Operation:
         return await self._followers[neuron].unload(request)
+
+    async def pin(self, neuron: str, request: PinRequest) -> Operation:
+        return await self._followers[neuron].pin(request)
+
+    async def cordon(self, neuron: str, request: CordonRequest, cordoned: bool) -> Operation:
+        return await self._followers[neuron].cordon(request, cordoned)
 
     async def demand(self, neuron: str, request: DemandRequest) -> None:
         await self._followers[neuron].demand(request)

@@ -24,11 +24,13 @@ from cortex_core import neuron_api
 from cortex_core.dialects.sse import Event as SseEvent
 from cortex_core.http import Client
 from cortex_core.neuron_api import (
+    CordonRequest,
     DemandEvent,
     DemandRequest,
     Gauges,
     LoadRequest,
     Operation,
+    PinRequest,
     ReplicaEvent,
     Report,
     UnloadRequest,
@@ -82,6 +84,12 @@ class Follower:
 
     async def unload(self, request: UnloadRequest) -> Operation:
         return await self._command("/models/unload", request)
+
+    async def pin(self, request: PinRequest) -> Operation:
+        return await self._command("/models/pin", request)
+
+    async def cordon(self, request: CordonRequest, cordoned: bool) -> Operation:
+        return await self._command("/cordon" if cordoned else "/uncordon", request)
 
     async def demand(self, request: DemandRequest) -> None:
         try:

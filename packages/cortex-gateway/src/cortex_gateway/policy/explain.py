@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from msgspec import Struct
-
 from cortex_core.fleet import Neuron, Profile
+from cortex_core.gateway_api import Explanation, Place
 from cortex_gateway.policy import turns
 from cortex_gateway.policy.picture import UNDER_WAY, Picture
 from cortex_gateway.policy.placement import DRAIN, Candidate, candidates
 from cortex_gateway.policy.schedule import Backlog, Refuse, Swap, pick, place
-
-
-class Explanation(Struct, frozen=True, kw_only=True):
-    """A decision that was not carried out."""
-
-    model: str
-    outcome: Literal["served", "queued", "joins a load", "loads", "waits", "refused"]
-    reason: str
-    neuron: str = ""
-    after_s: float = 0.0  # about
-    must_leave: tuple[str, ...] = ()  # models
-    error: str = ""  # the kind, when it is refused
-    considered: tuple[Candidate, ...] = ()
 
 
 def explain(picture: Picture, model: str, key: str = "") -> Explanation:
@@ -36,7 +20,9 @@ def explain(picture: Picture, model: str, key: str = "") -> Explanation:
     found = pick(picture, model, key)
     if found is not None:
         reason = f"{model} is ready on {found[0].name}"
-        return Explanation(model=model, outcome="served", reason=reason, neuron=found[0].name, considered=considered)
+        return Explanation(
+            model=model, outcome="served", reason=reason, neuron=found[0].name, places=_places(considered)
+        )
     for intent in picture.intents.values():
         if intent.model == model:
             neuron = picture.fleet.neurons[intent.neuron]
@@ -49,7 +35,7 @@ def explain(picture: Picture, model: str, key: str = "") -> Explanation:
         held_s = picture.held_s.get(model, 0.0)
         reason = f"{model} is full on {neuron.name} ({replica.in_flight} of {replica.max_in_flight} in flight)"
         return Explanation(
-            model=model, outcome="queued", reason=reason, neuron=neuron.name, after_s=held_s, considered=considered
+            model=model, outcome="queued", reason=reason, neuron=neuron.name, after_s=held_s, places=_places(considered)
         )
     return _placed(picture, profile, considered)
 
@@ -59,7 +45,7 @@ def _placed(picture: Picture, profile: Profile, considered: tuple[Candidate, ...
     decided = place(picture, Backlog(model=model, waiters=1, oldest=picture.now))
     if isinstance(decided, Refuse):
         return Explanation(
-            model=model, outcome="refused", reason=decided.message, error=decided.kind, considered=considered
+            model=model, outcome="refused", reason=decided.message, error=decided.kind, places=_places(considered)
         )
     if isinstance(decided, Swap):
         candidate = decided.candidate
@@ -72,11 +58,11 @@ def _placed(picture: Picture, profile: Profile, considered: tuple[Candidate, ...
             neuron=candidate.neuron,
             after_s=load_s + drain_s,
             must_leave=tuple(replica.model for replica in candidate.victims),
-            considered=considered,
+            places=_places(considered),
         )
     reasons = "; ".join(f"{c.neuron}: {c.reason}" for c in considered if c.possible)
     return Explanation(
-        model=model, outcome="waits", reason=reasons, after_s=_turn_left_s(picture, profile), considered=considered
+        model=model, outcome="waits", reason=reasons, after_s=_turn_left_s(picture, profile), places=_places(considered)
     )
 
 
@@ -89,8 +75,12 @@ def _joins(
         reason=f"{profile.id} is loading on {neuron.name}",
         neuron=neuron.name,
         after_s=max(0.0, _load_s(picture, profile, neuron) - spent_s),
-        considered=considered,
+        places=_places(considered),
     )
+
+
+def _places(considered: tuple[Candidate, ...]) -> tuple[Place, ...]:
+    return tuple(candidate.place() for candidate in considered)
 
 
 def _turn_left_s(picture: Picture, profile: Profile) -> float:

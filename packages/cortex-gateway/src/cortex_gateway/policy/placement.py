@@ -8,6 +8,7 @@ from itertools import groupby
 from msgspec import Struct
 
 from cortex_core.fleet import Device, Neuron, Profile, Replica, Share
+from cortex_core.gateway_api import Place, Room
 from cortex_gateway.policy.affinity import weight
 from cortex_gateway.policy.eviction import Leaver, choose, is_pinned, leaver, may_leave, must_stay
 from cortex_gateway.policy.picture import Picture
@@ -16,16 +17,6 @@ FREE, EVICT, DRAIN = range(3)
 """How dear a place is: nothing leaves, what is idle leaves, what is busy leaves once its requests have ended."""
 
 Rank = tuple[bool, int, float, int, int, int]
-
-
-class DeviceView(Struct, frozen=True, kw_only=True):
-    """One device as a decision saw it, in megabytes."""
-
-    id: str
-    memory_mb: int
-    free_mb: int
-    must_leave: tuple[str, ...] = ()  # models
-    kept: tuple[tuple[str, str], ...] = ()  # (model, why it stays)
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -39,8 +30,20 @@ class Candidate(Struct, frozen=True, kw_only=True):
     need_mb: int = 0
     shares: tuple[Share, ...] = ()
     victims: tuple[Replica, ...] = ()
-    devices: tuple[DeviceView, ...] = ()
+    devices: tuple[Room, ...] = ()
     rank: Rank = (True, DRAIN, 0.0, 0, 0, 0)  # less is better: elsewhere than pinned, tier, cost, victims, -free, hash
+
+    def place(self) -> Place:
+        """As people are told of it."""
+        return Place(
+            neuron=self.neuron,
+            possible=self.possible,
+            now=self.now,
+            reason=self.reason,
+            need_mb=self.need_mb,
+            devices=self.devices,
+            must_leave=tuple(replica.model for replica in self.victims),
+        )
 
 
 class _Plan(Struct, frozen=True):
@@ -190,13 +193,13 @@ def _plan(
     return None
 
 
-def _view(picture: Picture, neuron: Neuron, device: Device, share_mb: int, profile: Profile) -> DeviceView:
+def _view(picture: Picture, neuron: Neuron, device: Device, share_mb: int, profile: Profile) -> Room:
     free_mb, condemned = neuron.free_mb(device), picture.condemned()
     here = [replica for replica in neuron.replicas if replica.memory_on(device.id)]
     stay = {replica.id: may_leave(picture, neuron, replica, condemned) for replica in here}
     leavers = [leaver(picture, neuron, device, replica) for replica in here if not stay[replica.id]]
     leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile) if free_mb < share_mb else ()
-    return DeviceView(
+    return Room(
         id=device.id,
         memory_mb=device.memory_mb,
         free_mb=free_mb,
