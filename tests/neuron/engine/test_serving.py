@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,8 +84,14 @@ async def test_closing_without_grace_cuts_running_requests_and_tells_their_usage
 
 
 async def test_cycles_leave_nothing_and_grow_nothing(tiny: Tiny) -> None:
+    def descriptors() -> list[int]:
+        zygote = tiny.owner.describe()["zygote_pid"]
+        return [sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()) for pid in (os.getpid(), zygote)]
+
+    before = descriptors()
     for _ in range(3):
         async with loaded(tiny) as engine:
             await chat(engine, QUESTION)
         assert gone(engine)
         assert tiny.bench.left() == []
+    assert descriptors() == before

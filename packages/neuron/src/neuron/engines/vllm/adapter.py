@@ -29,7 +29,6 @@ def _installed() -> str:
 
 
 VERSION = _installed()
-_MINOR = tuple(int(part) for part in VERSION.split("+")[0].split(".")[:2])
 
 
 class Serving(NamedTuple):
@@ -41,10 +40,12 @@ class Serving(NamedTuple):
     init_app_state: Callable[..., Awaitable[None]]  # (engine, state, args, supported_tasks)
 
 
-def _locations() -> tuple[str, str, str]:
-    if _MINOR >= (0, 33):
+def locations(version: str) -> tuple[str, str, str]:
+    """The modules of the argument parser, of `build_app`, and of `init_app_state`."""
+    minor = tuple(int(part) for part in version.split("+", maxsplit=1)[0].split(".")[:2])
+    if minor >= (0, 33):
         cli = "vllm.entrypoints.common.cli_args"
-    elif _MINOR >= (0, 30):
+    elif minor >= (0, 30):
         cli = "vllm.entrypoints.launchers.cli_args"
     else:
         return "vllm.entrypoints.openai.cli_args", *("vllm.entrypoints.openai.api_server",) * 2
@@ -52,12 +53,8 @@ def _locations() -> tuple[str, str, str]:
 
 
 def serving() -> Serving:
-    cli, app, state = (importlib.import_module(name) for name in _locations())
+    cli, app, state = (importlib.import_module(name) for name in locations(VERSION))
     return Serving(cli.make_arg_parser, cli.validate_parsed_serve_args, app.build_app, state.init_app_state)
-
-
-def serving_modules() -> tuple[str, ...]:
-    return _locations()
 
 
 def platform() -> str:

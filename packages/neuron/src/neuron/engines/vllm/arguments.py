@@ -10,6 +10,7 @@ import difflib
 import json
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class BadOption(ValueError):
 
 
 class _Parser:
-    """vLLM's parser, made once: it takes 0.2 s. Built in the zygote's first child that needs it."""
+    """vLLM's parser, and what it knows."""
 
     def __init__(self) -> None:
         from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -61,7 +62,10 @@ class _Parser:
         return next(action.option_strings for action in self._parser._actions if action.dest == dest)
 
 
-def build(spec: LoadSpec, total_memory_mb: int = 0) -> Namespace:
+parser = cache(_Parser)  # made once: it takes 0.1 s, which the zygote spends
+
+
+def build(spec: LoadSpec, total_memory_mb: int) -> Namespace:
     """The Namespace of one load.
 
     Args:
@@ -71,13 +75,14 @@ def build(spec: LoadSpec, total_memory_mb: int = 0) -> Namespace:
     Raises:
         BadOption: an option that vLLM lacks (with the nearest it has), that is not the profile's, or of the wrong type.
     """
-    parser = _Parser()
+    known = parser()
     options = {name.replace("-", "_"): value for name, value in spec.options.items()}
     for name in options:
-        _check(name, parser.options)
-    chosen = defaults(spec, options, total_memory_mb) | options | _decided(spec)
-    arguments = [part for name, value in chosen.items() for part in _argument(parser.flags(name), name, value)]
-    namespace = parser.parse(arguments)
+        _check(name, known.options)
+    usual = {name: value for name, value in defaults(spec, options, total_memory_mb).items() if name in known.options}
+    chosen = usual | options | _decided(spec)
+    arguments = [part for name, value in chosen.items() for part in _argument(known.flags(name), name, value)]
+    namespace = known.parse(arguments)
     try:
         adapter.serving().validate_args(namespace)
     except (TypeError, ValueError) as error:
@@ -105,12 +110,12 @@ def _decided(spec: LoadSpec) -> dict[str, Any]:
 
 
 def defaults(spec: LoadSpec, options: Mapping[str, Any], total_memory_mb: int) -> dict[str, Any]:
-    """What is chosen where the profile says nothing."""
+    """What is chosen where the profile's options say nothing. Arguments as of `build`."""
     chosen: dict[str, Any] = {
         "load_format": "safetensors",  # never a pickle
         "enable_prefix_caching": True,
         "enable_prompt_tokens_details": True,
-        "disable_uvicorn_access_log": True,
+        "scheduling_policy": "priority",  # first come, first served among equals
         "allowed_media_domains": ["invalid"],  # RFC 2606: matches no host, so nothing is fetched for a request
     }
     parallel = int(options.get("tensor_parallel_size", len(spec.devices))) * int(
@@ -119,9 +124,9 @@ def defaults(spec: LoadSpec, options: Mapping[str, Any], total_memory_mb: int) -
     if "tensor_parallel_size" not in options and len(spec.devices) > 1:
         chosen["tensor_parallel_size"] = len(spec.devices)
     chosen["distributed_executor_backend"] = "mp" if parallel > 1 else adapter.UNIPROC
-    if adapter.platform() == "cpu":
+    if not total_memory_mb:
         chosen["enforce_eager"] = True
-    elif total_memory_mb:
+    else:
         chosen["gpu_memory_utilization"] = round(min(0.98, max(0.01, spec.memory_mb / total_memory_mb)), 4)
     if spec.checkpoint is not None and "tool_call_parser" not in options:
         template = chat_template(spec.checkpoint, options.get("chat_template"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import warnings
 
-from neuron.engines.vllm import adapter, compat
+from neuron.engines.vllm import adapter, arguments, compat
 
 _NEEDED = (
     "vllm.engine.arg_utils",
@@ -43,6 +43,18 @@ _USUAL = (  # imported by most loads or first requests; their absence costs time
     "vllm.model_executor.layers.quantization.online.base",
     "vllm.distributed.elastic_ep.elastic_execute",
     "vllm.entrypoints.generate.api_router",
+    "vllm.entrypoints.generate.generative_scoring.api_router",
+    "vllm.entrypoints.generate.structured_decisions.api_router",
+    "vllm.entrypoints.openai.chat_completion.api_router",
+    "vllm.entrypoints.openai.chat_completion.batch_serving",
+    "vllm.entrypoints.openai.completion.api_router",
+    "vllm.entrypoints.openai.models.api_router",
+    "vllm.entrypoints.openai.responses.api_router",
+    "vllm.entrypoints.anthropic.api_router",
+    "vllm.entrypoints.cohere.api_router",
+    "vllm.entrypoints.serve.sagemaker.api_router",
+    "prometheus_fastapi_instrumentator",
+    "model_hosting_container_standards.sagemaker",
     "vllm.entrypoints.openai.chat_completion.serving",
     "vllm.entrypoints.openai.responses.serving",
     "vllm.entrypoints.anthropic.serving",
@@ -51,26 +63,45 @@ _USUAL = (  # imported by most loads or first requests; their absence costs time
     "vllm.entrypoints.serve",
     "vllm.tool_parsers.hermes_tool_parser",
     "vllm.reasoning.qwen3_engine_reasoning_parser",
-    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.http.auto",
+    "uvicorn.protocols.websockets.auto",
     "uvicorn.lifespan.off",
     "xgrammar",
-    "neuron.engines.vllm.host",
 )
+_LAST = "neuron.engines.vllm.host"
 
 
 def steps() -> list[str]:
     compat.mask()
     worker = _CPU if adapter.platform() == "cpu" else _CUDA
-    return [*_NEEDED, *worker, *adapter.serving_modules(), *_USUAL]
+    return [*_NEEDED, *worker, *adapter.locations(adapter.VERSION), *_USUAL, _LAST]
 
 
 def load(step: str) -> str:
+    """As `neuron.zygote.server.Program.preload`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # vLLM's own, of its imports
         try:
             importlib.import_module(step)
+        except ModuleNotFoundError as missing:
+            if step not in _USUAL:
+                raise
+            elsewhere = missing.name is not None and step.startswith(missing.name)  # in this version of vLLM
+            return "" if elsewhere else f"{step}: {missing}"
         except (ImportError, AttributeError, OSError, RuntimeError) as error:
             if step not in _USUAL:
                 raise
             return f"{step}: {type(error).__name__}: {error}"[:300]
+        if step == _LAST:
+            arguments.parser()
+            _override_kernels()
     return ""
+
+
+def _override_kernels() -> None:
+    """On a CPU every worker looks through all modules for Triton kernels to replace (0.25 s): do it once, here."""
+    from vllm.platforms import current_platform
+
+    if register := getattr(current_platform, "register_triton_kernel_overrides", None):
+        register()
+        type(current_platform).register_triton_kernel_overrides = classmethod(lambda _: None)
