@@ -16,6 +16,7 @@ MAX_ANSWER = 64 << 20  # bytes; a fleet of 300 neurons with 1,000 models is 1 Mi
 
 BY_CODE: Mapping[str, Exit] = {
     "model_not_found": Exit.NOT_FOUND,
+    "neuron_not_found": Exit.NOT_FOUND,
     "model_cannot_fit": Exit.DOES_NOT_FIT,
     "no_capacity": Exit.DOES_NOT_FIT,
     "no_neuron": Exit.UNREACHABLE,
@@ -63,34 +64,47 @@ gateway_option = click.option(
 
 
 def get(gateway: str, path: str) -> bytes:
-    """The body of the gateway's answer to a GET.
+    """The body of the gateway's answer to a GET. Raises as `post` does."""
+    return _ask(gateway, "GET", path, None, TIMEOUT_S)
+
+
+def post(gateway: str, path: str, body: bytes, *, timeout_s: float = TIMEOUT_S) -> bytes:
+    """The body of the gateway's answer to a POST of JSON.
 
     Raises:
         Failure: with the exit code for what went wrong.
     """
+    return _ask(gateway, "POST", path, body, timeout_s)
+
+
+def _ask(gateway: str, method: str, path: str, body: bytes | None, timeout_s: float) -> bytes:
     import http.client
     from urllib.parse import urlsplit
 
     parts = urlsplit(gateway)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
+    headers = {"accept": "application/json", "connection": "close"}
+    if body is not None:
+        headers["content-type"] = "application/json"
     try:
         connection.connect()
+        connection.sock.settimeout(timeout_s)
     except OSError as error:
         raise Failure(Exit.UNREACHABLE, "unreachable", f"no gateway at {gateway}: {error.strerror or error}") from error
     try:
-        connection.request("GET", parts.path + path, headers={"accept": "application/json", "connection": "close"})
+        connection.request(method, parts.path + path, body, headers)
         answer = connection.getresponse()
-        body = answer.read(MAX_ANSWER)
+        said = answer.read(MAX_ANSWER)
     except TimeoutError as error:
-        raise Failure(Exit.TIMED_OUT, "timeout", f"{gateway} gave no answer within {TIMEOUT_S:g} s") from error
+        raise Failure(Exit.TIMED_OUT, "timeout", f"{gateway} gave no answer within {timeout_s:g} s") from error
     except (OSError, http.client.HTTPException) as error:
         raise Failure(Exit.UNREACHABLE, "unreachable", f"{gateway} broke off: {error!r}") from error
     finally:
         connection.close()
     if answer.status != 200:
-        raise _refused(gateway, answer.status, body)
-    return body
+        raise _refused(gateway, answer.status, said)
+    return said
 
 
 def _refused(gateway: str, status: int, body: bytes) -> Failure:

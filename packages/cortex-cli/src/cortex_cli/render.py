@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import click
 
 from cortex_core.fleet import Replica, State
-from cortex_core.gateway_api import DeviceView, FleetView, Location, Model, NeuronView
+from cortex_core.gateway_api import DeviceView, Explanation, FleetView, Location, Model, NeuronView
 
 COLOURS = {"ready": "green", "up": "green", "failed": "red", "down": "red", "loading": "yellow", "waking": "yellow"}
 COLOURS |= {"draining": "yellow", "unloading": "yellow", "recovering": "red", "cordoned": "yellow"}
@@ -55,6 +55,30 @@ def ps(view: FleetView, colour: bool) -> str:
     ]
     head = ("MODEL", "NEURON", "DEVICES", "MEMORY", "IN FLIGHT", "QUEUE", "CONTEXT", "PINNED", "IDLE", "STATE")
     return (table(head, rows, colour) or "nothing is loaded") + "\n"
+
+
+def explanation(said: Explanation) -> str:
+    """What would happen to a request, and what every neuron has to do with it."""
+    about = f", in about {duration(said.after_s)}" if said.after_s else ""
+    gone = f" ({', '.join(plain(model) for model in said.must_leave)} would go)" if said.must_leave else ""
+    rows = [
+        (
+            place.neuron,
+            "now" if place.now else "possible" if place.possible else "never",
+            megabytes(place.need_mb),
+            ", ".join(
+                f"{room.id} {megabytes(room.free_mb)} of {megabytes(room.memory_mb)} free" for room in place.devices
+            )
+            or NONE,
+            place.reason,
+        )
+        for place in said.places
+    ]
+    parts = [
+        f"{said.outcome}: {plain(said.reason)}{about}{gone}",
+        table(("NEURON", "CAN", "NEEDS", "DEVICES", "WHY"), rows, False),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def ls(view: FleetView, colour: bool) -> str:
