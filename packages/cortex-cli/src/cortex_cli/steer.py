@@ -1,4 +1,4 @@
-"""How the fleet is steered: `load`, `unload`, `pin`, `unpin`, `cordon`, `uncordon`, and `explain`, which changes nothing."""
+"""Steering: `load`, `unload`, `pin`, `unpin`, `cordon`, `uncordon`, and `explain`, which changes nothing."""
 
 from __future__ import annotations
 
