@@ -17,13 +17,14 @@ from tools.runner.checks import SUMMARY
         "============================== 3 passed in 0.02s ===============================",
         "=================== 1 failed, 2 passed, 1 skipped in 63.42s (0:01:03) ===================",
         "============================ no tests ran in 0.01s =============================",
+        "4 passed in 21.27s",  # with -q
     ],
 )
 def test_the_summary_is_recognised(line: str) -> None:
     assert SUMMARY.match(line)
 
 
-@pytest.mark.parametrize("line", ["==== short test summary info ====", "1 passed in 2s", "=== warnings summary ==="])
+@pytest.mark.parametrize("line", ["==== short test summary info ====", "1 passed in a box", "=== warnings summary ==="])
 def test_nothing_else_is_taken_for_it(line: str) -> None:
     assert not SUMMARY.match(line)
 

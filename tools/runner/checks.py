@@ -14,7 +14,7 @@ CHECKS = {
     "format": ["ruff", "format", "--check", "--quiet"],
     "types": ["mypy", "--no-error-summary"],
 }
-SUMMARY = re.compile(r"^=+ (?P<text>.*\bin \d.*s.*?) =+$")  # pytest's last line
+SUMMARY = re.compile(r"^(=+ )?(\d+ \w+|no tests ran).* in [\d.]+s( \([\d:]+\))?( =+)?$")  # pytest's last line
 
 
 def run(python: Path, pytest_arguments: list[str]) -> int:
