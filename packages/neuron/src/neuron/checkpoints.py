@@ -158,10 +158,10 @@ def _weights_bytes(shard: Path) -> int:
             raise Unusable(f"{shard.name} is truncated or no safetensors file")
         try:
             header = json.loads(file.read(length))
-            end = max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0)
+            end = max((int(t["data_offsets"][1]) for n, t in header.items() if n != "__metadata__"), default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise Unusable(f"{shard.name} has a broken header") from error
-    if not isinstance(end, int) or end < 0 or 8 + length + end > size:
+    if end < 0 or 8 + length + end > size:
         raise Unusable(f"{shard.name} is truncated: {size} bytes, and its header speaks of {8 + length + end}")
     return end
 

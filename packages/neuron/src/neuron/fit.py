@@ -45,14 +45,20 @@ class Need(Struct, frozen=True, kw_only=True):
     kv_least_mb: int  # without which a load is pointless
     kv_bytes_per_token: float
     context: int  # tokens; 0: unknown
+    fixed: bool = False  # the profile says how much, so it is neither more nor less
 
     @property
     def memory_mb(self) -> int:
         return self.weights_mb + self.overhead_mb + self.kv_mb
 
     @property
-    def least_mb(self) -> int:
+    def workable_mb(self) -> int:
+        """With less there is no engine worth having."""
         return self.weights_mb + self.overhead_mb + self.kv_least_mb
+
+    @property
+    def least_mb(self) -> int:
+        return self.memory_mb if self.fixed else self.workable_mb
 
 
 class Fit(Struct, frozen=True, kw_only=True):
@@ -84,6 +90,7 @@ def need(
         kv_least_mb=max(1, _megabytes(least * per_token)),
         kv_bytes_per_token=per_token,
         context=context,
+        fixed=bool(profile.vram_mb),
     )
 
 
@@ -143,7 +150,7 @@ def fit(
         largest = max(min(device.memory_mb for device in group) for group in groups)
         text = (
             f"{profile.id} needs {wanted.least_mb} MB at least ({wanted.weights_mb} weights, {wanted.overhead_mb} "
-            f"overhead, {wanted.kv_least_mb} KV cache) of each device, and the largest here has {largest} MB"
+            f"overhead, the rest KV cache) of each device, and the largest here has {largest} MB"
         )
         raise CannotFit(text, need_mb=wanted.least_mb, free_mb=largest)
     return best
@@ -167,25 +174,23 @@ def _as_placed(
     _check_profile(profile, wanted)
     shares = tuple(Share(share.id, share.memory_mb or wanted.memory_mb) for share in placement)
     for share in shares:
-        device = by_id[share.id]
-        given_mb = min(share.memory_mb, device.memory_mb)
-        if given_mb < wanted.least_mb or share.memory_mb > device.memory_mb:
-            text = f"{profile.id} needs {wanted.least_mb} MB at least of {share.id}, which has {device.memory_mb} MB"
-            if share.memory_mb < wanted.least_mb:
-                text += f" and would be given {share.memory_mb}"
-            raise CannotFit(text, need_mb=max(wanted.least_mb, share.memory_mb), free_mb=device.memory_mb)
+        total_mb = by_id[share.id].memory_mb
+        if share.memory_mb > total_mb or share.memory_mb < wanted.workable_mb:
+            text = f"{profile.id} needs {wanted.workable_mb} MB at least; {share.id} has {total_mb}"
+            need_mb = max(wanted.workable_mb, share.memory_mb)
+            raise CannotFit(f"{text} and would give {share.memory_mb}", need_mb=need_mb, free_mb=total_mb)
     if any(share.memory_mb > free_mb.get(share.id, 0) for share in shares):
         return wanted
     return _fitted(wanted, shares)
 
 
 def _check_profile(profile: Profile, wanted: Need) -> None:
-    if profile.vram_mb and profile.vram_mb < wanted.least_mb:
+    if wanted.fixed and profile.vram_mb < wanted.workable_mb:
         text = (
             f"vram_mb = {profile.vram_mb} is too little for {profile.id}: {wanted.weights_mb} MB weights, "
             f"{wanted.overhead_mb} overhead and {wanted.kv_least_mb} KV cache at least"
         )
-        raise CannotFit(text, need_mb=wanted.least_mb, free_mb=profile.vram_mb, field="profile.vram_mb")
+        raise CannotFit(text, need_mb=wanted.workable_mb, free_mb=profile.vram_mb, field="profile.vram_mb")
 
 
 def _fitted(wanted: Need, shares: tuple[Share, ...]) -> Fit:

@@ -102,8 +102,8 @@ class Resident:
 
     def evictable_in_s(self, demanded: bool) -> float:
         """How long it is protected: until its first request has come and gone (or has not come), then, with demand,
-        to the end of its turn."""
-        if self.state is not State.READY:
+        to the end of its turn. A guard of 0 switches all of it off."""
+        if self.state is not State.READY or not self.guard_s:
             return 0.0
         age_s = self._clock() - self.ready_at
         guard_s = 0.0 if self.served else self.guard_s

@@ -1,0 +1,160 @@
+"""Checkpoints as their files describe them; what cannot be served says why."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron.checkpoints import fingerprint, list_checkpoints, read_checkpoint
+from tools.tinymodel.fleet import CHECKPOINT
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "hidden_size": 256,
+    "max_position_embeddings": 2048,
+    "torch_dtype": "bfloat16",
+}
+
+
+def safetensors(path: Path, size: int = 1024) -> None:
+    header = json.dumps({"__metadata__": {}, "w": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}})
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(size))
+
+
+def make(folder: Path, config: dict[str, Any] | None = None, *, weights: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
+    if weights:
+        safetensors(folder / "model.safetensors")
+    return folder
+
+
+def test_a_plain_checkpoint(tmp_path: Path) -> None:
+    facts = read_checkpoint(make(tmp_path / "m"), "m")
+    assert facts.problem == ""
+    assert (facts.architecture, facts.weights_bytes, facts.context) == ("LlamaForCausalLM", 1024, 2048)
+    assert facts.kv_values_per_token == 2 * 4 * 2 * (256 // 8)
+    assert facts.kv_heads == 2
+
+
+def test_the_tiny_model_is_what_it_is() -> None:
+    facts = read_checkpoint(CHECKPOINT, "tiny")
+    assert (facts.problem, facts.architecture) == ("", "LlamaForCausalLM")
+    assert facts.weights_bytes < (CHECKPOINT / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "divisible"),
+    [
+        ({"head_dim": 64}, 2 * 4 * 2 * 64, True),
+        ({"num_key_value_heads": None}, 2 * 4 * 8 * 32, True),
+        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, 4 * 576, False),
+        ({"layer_types": ["linear_attention", "full_attention"] * 2}, 2 * 2 * 2 * 32, True),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 2}, 2 * 4 * 2 * 32, True),
+        ({"num_attention_heads": None}, 0, True),  # Mamba
+    ],
+)
+def test_what_the_cache_keeps(tmp_path: Path, changes: dict[str, Any], values: int, divisible: bool) -> None:
+    facts = read_checkpoint(make(tmp_path / "m", CONFIG | changes), "m")
+    assert (facts.problem, facts.kv_values_per_token, facts.kv_divisible) == ("", values, divisible)
+
+
+def test_the_inner_config_of_a_vision_model_counts(tmp_path: Path) -> None:
+    outer = {"architectures": ["Vision"], "text_config": CONFIG}
+    facts = read_checkpoint(make(tmp_path / "m", outer), "m")
+    assert (facts.architecture, facts.context, facts.problem) == ("Vision", 2048, "")
+
+
+def test_quantisation_is_read_from_the_config(tmp_path: Path) -> None:
+    config = CONFIG | {"quantization_config": {"quant_method": "awq"}}
+    assert read_checkpoint(make(tmp_path / "m", config), "m").quantization == "awq"
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def missing_shard(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def header_of(content: bytes) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content)
+
+    return spoil
+
+
+def replaced(file: str, content: bytes) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / file).write_bytes(content)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (truncated, "is truncated"),
+        (missing_shard, "1 of its files are missing, the first model-2.safetensors"),
+        (replaced("model.safetensors", b"x"), "truncated or no safetensors file"),
+        (replaced("model.safetensors", b"\xff" * 16), "truncated or no safetensors file"),
+        (header_of(b"[1]"), "broken header"),
+        (header_of(b'{"w": {"data_offsets": 3}}'), "broken header"),
+        (header_of(b'{"w": {"data_offsets": [0, "x"]}}'), "is truncated|broken header"),
+        (replaced("config.json", b"{"), "config.json is not JSON"),
+        (replaced("config.json", b"[]"), "config.json is not a JSON object"),
+        (replaced("config.json", b"{}"), "names no architecture"),
+        (replaced("config.json", b'{"auto_map": {"AutoModel": "x.Y"}, "architectures": ["X"]}'), "auto_map"),
+        (replaced("tokenizer_config.json", b'{"auto_map": {}}'), "tokenizer_config.json names code of its own"),
+        (replaced("model.safetensors.index.json", b"{}"), "has no weight_map"),
+    ],
+)
+def test_a_spoiled_checkpoint_says_why(tmp_path: Path, spoil: Callable[[Path], None], words: str) -> None:
+    folder = make(tmp_path / "m")
+    spoil(folder)
+    problem = read_checkpoint(folder, "m").problem
+    assert any(part in problem for part in words.split("|")), problem
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("pytorch_model.bin", "pickles"), ("model.gguf", "GGUF"), ("notes.txt", "no *.safetensors file")],
+)
+def test_only_safetensors_are_served(tmp_path: Path, file: str, words: str) -> None:
+    folder = make(tmp_path / "m", weights=False)
+    (folder / file).write_bytes(b"x")
+    assert words in read_checkpoint(folder, "m").problem
+
+
+def test_a_model_folder_is_listed_two_levels_deep(tmp_path: Path) -> None:
+    make(tmp_path / "tiny")
+    make(tmp_path / "Qwen" / "Qwen3-8B")
+    make(tmp_path / "a" / "b" / "c")
+    make(tmp_path / ".cache" / "hidden")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "model.bin").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "tiny")
+    assert [facts.name for facts in list_checkpoints(tmp_path)] == ["Qwen/Qwen3-8B", "link", "pickled", "tiny"]
+
+
+def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
+    assert list_checkpoints(tmp_path / "nowhere") == ()
+
+
+def test_the_fingerprint_changes_with_the_folder(tmp_path: Path) -> None:
+    make(tmp_path / "one")
+    before = fingerprint(tmp_path)
+    assert fingerprint(tmp_path) == before
+    make(tmp_path / "two")
+    assert fingerprint(tmp_path) != before
