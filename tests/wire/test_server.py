@@ -312,7 +312,7 @@ async def test_a_drain_cuts_at_its_deadline_with_last_words_goal_R40() -> None:
         started = asyncio.get_running_loop().time()
         await server.drain(0.2)
         took = asyncio.get_running_loop().time() - started
-        assert 0.2 <= took < 1.2
+        assert 0.19 <= took < 1.2
         assert (await stream.closed()).endswith(b"\n\nevent: error\ndata: {}\n\n\r\n")
         assert (await waiting.answer()).status == 503
         assert cancelled == 2
@@ -324,7 +324,7 @@ async def test_a_drain_serves_a_request_that_has_already_come() -> None:
     async with serving(echo) as server, raw(server) as client:
         await client.send(request())
         assert (await client.answer()).status == 200
-        client.writer.get_extra_info("socket")._sock.send(request())
+        os.write(client.writer.get_extra_info("socket").fileno(), request())
         await server.drain(5.0)
         answer = await client.answer()
         assert (answer.status, answer.headers["connection"]) == (200, "close")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import resource
 import socket
@@ -84,7 +85,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # oldest first
         self._tasks: set[asyncio.Task[None]] = set()  # handlers
-        self._arriving: dict[asyncio.Task[None], socket.socket] = {}  # accepted, perhaps in a handshake; oldest first
+        self._arriving: dict[Connection, tuple[asyncio.Task[None], socket.socket]] = {}  # perhaps in a handshake
         self._accepting = False
         self._resume_accept: asyncio.TimerHandle | None = None
         self._told_at = float("-inf")  # when the log last heard of it
@@ -144,7 +145,7 @@ class Server:
             connection.cut()
         for task in list(self._tasks):
             self.cancel(task)
-        for task in list(self._arriving):
+        for task, _ in list(self._arriving.values()):
             task.cancel()
         await self._until(lambda: not (self._tasks or self._connections or self._arriving), _LAST_WORDS_S)
         for connection in list(self._connections):
@@ -190,6 +191,7 @@ class Server:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self._arriving.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
         if self.draining:
@@ -233,7 +235,8 @@ class Server:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
-            if self.connections >= self._most and not self._shed():
+            full = self.connections >= self._most
+            if full and not self._idle and not (self._ssl and self._arriving):
                 self._pause_accept()  # until one closes
                 return
             try:
@@ -245,9 +248,12 @@ class Server:
                     raise
                 self._back_off(error)
                 return
-            task = self.loop.create_task(self._attach(sock))
-            self._arriving[task] = sock
-            task.add_done_callback(self._arrived)
+            if full:
+                self._shed()
+            connection = Connection(self)
+            task = self.loop.create_task(self._attach(connection, sock))
+            self._arriving[connection] = (task, sock)
+            task.add_done_callback(functools.partial(self._arrived, connection))
 
     def _back_off(self, error: OSError) -> None:
         """Out of descriptors or memory: connections wait in the kernel's queue for a moment. One line a second."""
@@ -258,24 +264,20 @@ class Server:
         self._pause_accept()
         self._resume_accept = self.loop.call_later(_BACK_OFF_S, self._accept_again)
 
-    def _shed(self) -> bool:
+    def _shed(self) -> None:
         """Makes room: the oldest idle connection goes, else the oldest handshake."""
         if self._idle:
             next(iter(self._idle)).abort()
-        elif self._ssl is not None and self._arriving:
-            task, sock = next(iter(self._arriving.items()))
-            self._arriving.pop(task)
-            task.cancel()
-            sock.close()
         else:
-            return False
-        return True
+            task, sock = self._arriving.pop(next(iter(self._arriving)))
+            task.add_done_callback(lambda _: sock.close())  # it may not have begun
+            task.cancel()
 
-    async def _attach(self, sock: socket.socket) -> None:
+    async def _attach(self, connection: Connection, sock: socket.socket) -> None:
         try:
             self._tune(sock)
             await self.loop.connect_accepted_socket(
-                lambda: Connection(self),
+                lambda: connection,
                 sock,
                 ssl=self._ssl,
                 ssl_handshake_timeout=self.limits.tls_handshake_s if self._ssl else None,
@@ -284,10 +286,10 @@ class Server:
         except OSError:  # the client left, or its handshake failed
             sock.close()
 
-    def _arrived(self, task: asyncio.Task[None]) -> None:
-        sock = self._arriving.pop(task, None)
-        if sock is not None and task.cancelled():  # perhaps before it had begun
-            sock.close()
+    def _arrived(self, connection: Connection, _: asyncio.Task[None]) -> None:
+        arriving = self._arriving.pop(connection, None)
+        if arriving is not None:  # it never opened: cancelled, perhaps before it had begun
+            arriving[1].close()
         self._something_ended()
 
     def _tune(self, sock: socket.socket) -> None:
