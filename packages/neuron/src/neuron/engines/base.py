@@ -1,6 +1,7 @@
 """What the supervisor knows of an engine: how to start one on a device, hear of it, and end it.
 
-An engine answers HTTP/1.1 (`/v1/*`, `/health`) on a unix socket; the daemon relays to it and never imports what computes.
+An engine answers HTTP/1.1 (`/v1/*`, `/health`) on a unix socket; the daemon relays to it and never imports what
+computes.
 """
 
 from __future__ import annotations
