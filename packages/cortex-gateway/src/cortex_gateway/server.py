@@ -7,6 +7,7 @@ its neurons would be worse. SIGTERM and SIGINT drain; a second one does not wait
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 import signal
@@ -89,6 +90,7 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
             async with asyncio.TaskGroup() as tasks, metrics, server:
                 tasks.create_task(dispatcher.run(), name="dispatcher")
                 tasks.create_task(neurons.run(dispatcher.observe), name="neurons")
+                gc.freeze()  # what is here now stays: no collection need walk it again
                 _say(config, catalogue, *addresses)
                 started(*addresses)
                 await stop.wait()

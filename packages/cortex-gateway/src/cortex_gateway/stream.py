@@ -10,6 +10,9 @@ from cortex_gateway.call import Call
 from cortex_gateway.policy.faults import engine_error
 from cortex_gateway.policy.usage import EventTooLarge, StreamTap
 
+_BROKE = "the connection to the engine broke in the middle of the answer"
+_ENDLESS = "the engine sent an event without end"
+
 
 async def pass_on(call: Call, upstream: Response) -> None:
     """Answer `call` with the stream of `upstream`, whose status is 200.
@@ -22,10 +25,11 @@ async def pass_on(call: Call, upstream: Response) -> None:
     async with EventStream(call.send, call.last_words) as out:
         try:
             await _Passage(call, upstream, tap, out).run()
-        except CortexError as error:
+        except (CortexError, EventTooLarge) as error:
+            told = error if isinstance(error, CortexError) else CortexError("upstream_failed", _ENDLESS)
             if not out.started:
-                raise
-            await out.abort(call.last_words(error))
+                raise told from error
+            await out.abort(call.last_words(told))
         finally:
             call.record.usage, call.record.finish_reason = tap.counted(), tap.finish_reason
 
@@ -40,34 +44,29 @@ class _Passage:
         self._out = out
 
     async def run(self) -> None:
-        tap = self._tap
-        while data := await self._more():
+        call, tap, out, upstream = self._call, self._tap, self._out, self._upstream
+        while True:
             try:
-                events = tap.feed(data)
-            except EventTooLarge:
-                raise CortexError("upstream_failed", "the engine sent an event without end") from None
+                data = await upstream.read_some()
+            except BrokenResponse as broken:
+                if tap.done:
+                    break
+                if broken.executed == "no":
+                    raise
+                raise CortexError("upstream_failed", _BROKE) from broken
+            if not data:
+                break
+            events = tap.feed(data)
             if events:
-                await self._start()
-                if tap.done and self._upstream.complete:
-                    await self._out.end(events)
+                if not call.record.first_content:
+                    await self._start()
+                if tap.done and upstream.complete:
+                    await out.end(events)
                     return
-                await self._out.write(events)
+                await out.write(events)
             if tap.error is not None:
-                raise engine_error(tap.error, self._call.dialect)
+                raise engine_error(tap.error, call.dialect)
         await self._finish()
-
-    async def _more(self) -> bytes:
-        """Whatever has come; b"" at the end, which a break behind the terminal event is too."""
-        try:
-            return await self._upstream.read_some()
-        except BrokenResponse as broken:
-            if self._tap.done:
-                return b""
-            if broken.executed == "no":
-                raise
-            raise CortexError(
-                "upstream_failed", "the connection to the engine broke in the middle of the answer"
-            ) from broken
 
     async def _start(self) -> None:
         """With the first events the head leaves, and with the first content the clock stops."""
@@ -75,7 +74,7 @@ class _Passage:
         if not self._out.started:
             call.release()
             await self._out.start(200, [*EVENT_STREAM_HEADERS, *call.headers])
-        if self._tap.content and not call.record.first_content:
+        if self._tap.content:
             call.record.first_content = time.monotonic()
 
     async def _finish(self) -> None:
@@ -86,5 +85,6 @@ class _Passage:
             raise engine_error(tap.error, self._call.dialect)
         if not tap.done:
             raise CortexError("upstream_failed", "the engine's answer ended in the middle")
-        await self._start()
+        if not self._out.started:
+            await self._start()
         await self._out.end(rest)

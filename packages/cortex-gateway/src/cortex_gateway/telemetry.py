@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -45,6 +45,7 @@ class _Answered:
 
 class Telemetry:
     def __init__(self, version: str) -> None:
+        disable_created_metrics()  # a second series for each counter, with its birthday: nobody's question
         self.registry = CollectorRegistry()
         self._version = version
         self._metrics: dict[str, Any] = {}
