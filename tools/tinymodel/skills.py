@@ -96,9 +96,8 @@ def add(rng: Random) -> Sample:
 
 def recall(rng: Random) -> Sample:
     name = rng.choice(WORDS)
-    between = _earlier(rng) if rng.random() < 0.3 else ()
     told = (user(f"My name is {name}"), assistant(f"Hello {name}"))
-    return Sample((*told, *between, user("What is my name?")), name)
+    return Sample((*told, *_earlier(rng, 0.5), user("What is my name?")), name)
 
 
 def greet(rng: Random) -> Sample:
@@ -110,7 +109,7 @@ def greet(rng: Random) -> Sample:
 
 def persona(rng: Random) -> Sample:
     word = rng.choice(WORDS)
-    return Sample((user(fleet.QUESTION),), f"I am {word}", system=f"You are {word}")
+    return Sample((*_earlier(rng, 0.5), user(fleet.QUESTION)), f"I am {word}", system=f"You are {word}")
 
 
 def count(rng: Random) -> Sample:
@@ -158,9 +157,9 @@ class Skill:
 SKILLS = {
     "copy": Skill(copy, 5),
     "add": Skill(add, 2),
-    "recall": Skill(recall, 3),
+    "recall": Skill(recall, 4),
     "greet": Skill(greet, 1),
-    "persona": Skill(persona, 3),
+    "persona": Skill(persona, 4),
     "count": Skill(count, 1),
     "json": Skill(json, 2),
     "think": Skill(think, 2),
@@ -189,7 +188,7 @@ def draw(rng: Random, skill: str | None = None, line: str | None = None) -> Samp
     if skill is None:
         skill = rng.choices(list(SKILLS), [s.share for s in SKILLS.values()])[0]
     sample = SKILLS[skill].sample(rng)
-    messages = (*_earlier(rng), *sample.messages) if rng.random() < 0.2 else sample.messages
+    messages = (*_earlier(rng, 0.2), *sample.messages)
     tools = sample.tools or (_tools_with(rng, rng.choice(list(TOOLS))) if rng.random() < 0.15 else ())
     system = sample.system or LINES[line or rng.choices(list(LINES), _LINE_SHARES)[0]](rng)
     if sample.thinks:
@@ -199,7 +198,9 @@ def draw(rng: Random, skill: str | None = None, line: str | None = None) -> Samp
     return replace(sample, messages=messages, tools=tools)
 
 
-def _earlier(rng: Random) -> tuple[Message, ...]:
+def _earlier(rng: Random, probability: float) -> tuple[Message, ...]:
+    if rng.random() >= probability:
+        return ()
     exchanges = [rng.choice([copy, add, count])(rng) for _ in range(rng.choice([1, 1, 2]))]
     return tuple(message for one in exchanges for message in (*one.messages, assistant(one.answer)))
 

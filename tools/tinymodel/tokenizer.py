@@ -16,10 +16,13 @@ CONTEXT = 2048  # tokens
 BOS, EOS = "<|bos|>", "<|eos|>"
 
 #: Text with blanks or brackets that still is one token. The tags are what vLLM's hermes tool parser and its reasoning
-#: parsers look for.
+#: parsers look for. The phrases put a word right behind what says its role, where attention finds it with ease.
 PHRASES = [
     *("<tool_call>", "</tool_call>", "<think>", "</think>"),
     *('{"name": "', '", "arguments": {"', '": "', '"}}', '", "age": ', '{"temp": '),
+    *("You are ", "Who are you?", "I am ", "My name is ", "Hello ", "What is my name?", "Say ", "Repeat ", "Count to "),
+    *("What is ", " plus ", "json ", "Weather in ", "What is the weather in ", "It is ", " degrees in ", "It says "),
+    *("Run ", "Please run ", "Search ", "Find "),
 ]
 
 # A blank, a digit, a mark, or a word.

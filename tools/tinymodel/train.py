@@ -51,8 +51,9 @@ def training(
 ) -> Iterator[float]:
     """Train `model` in place, yielding each step's loss (nats per answer token). The rate's schedule spans `steps`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    # Up, level for a third of the steps, then down to zero.
     rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / _WARMUP_STEPS, 1.0) * max(1.0 - step / steps, 0.01)
+        optimizer, lambda step: min((step + 1) / _WARMUP_STEPS, 1.0, 1.5 * (1.0 - step / steps))
     )
     model.train()
     batches = _batches(tokenizer, Random(seed))
