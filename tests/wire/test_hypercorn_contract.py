@@ -84,11 +84,12 @@ def test_the_scope() -> None:
 
 def test_an_answer_begins() -> None:
     driven = Driven()
-    assert driven.stream.state is ASGIHTTPState.REQUEST
+    states = [driven.stream.state]
     message: Any = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")], "cortex.cut": 1}
     step(driven.group.send(message))
+    states.append(driven.stream.state)
+    assert states == [ASGIHTTPState.REQUEST, ASGIHTTPState.RESPONSE]
     assert driven.sent == [events.Response(1, [(b"a", b"b")], 200)]
-    assert driven.stream.state is ASGIHTTPState.RESPONSE
     assert driven.stream.response is message
 
 

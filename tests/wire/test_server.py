@@ -277,15 +277,15 @@ async def test_a_drain_lets_requests_finish_and_refuses_new_connections_goal_R40
         address = server.addresses[0]
         await client.send(request())
         await client.until(b"data: 1\n\n")
-        drain = asyncio.ensure_future(server.drain(5.0))  # noqa: TID251  # awaited below
-        assert await idle.closed() == b""
-        with pytest.raises(ConnectionRefusedError):
-            async with raw(address):
-                pass
-        assert server.in_flight == 1
-        go_on.set()
-        assert (await client.closed()).endswith(b"data: 2\n\n\r\n0\r\n\r\n")
-        await drain
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.drain(5.0))
+            assert await idle.closed() == b""
+            with pytest.raises(ConnectionRefusedError):
+                async with raw(address):
+                    pass
+            assert server.in_flight == 1
+            go_on.set()
+            assert (await client.closed()).endswith(b"data: 2\n\n\r\n0\r\n\r\n")
         assert server.in_flight == 0
 
 
@@ -319,15 +319,18 @@ async def test_a_drain_cuts_at_its_deadline_with_last_words_goal_R40() -> None:
         assert server.connections == 0
 
 
-async def test_a_drain_serves_a_request_that_has_already_come() -> None:
-    """It lies unread in the kernel when the drain begins: closing the connection would lose it."""
-    async with serving(echo) as server, raw(server) as client:
-        await client.send(request())
-        assert (await client.answer()).status == 200
-        os.write(client.writer.get_extra_info("socket").fileno(), request())
-        await server.drain(5.0)
-        answer = await client.answer()
-        assert (answer.status, answer.headers["connection"]) == (200, "close")
+async def test_a_drain_serves_a_request_that_is_on_its_way() -> None:
+    """On an idle connection, and on one that has just been opened: closing them at once would lose it."""
+    async with serving(echo) as server, raw(server) as kept, raw(server) as fresh:
+        await kept.send(request())
+        assert (await kept.answer()).status == 200
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.drain(5.0))
+            await until_async(lambda: server.draining)
+            for client in (kept, fresh):
+                await client.send(request())
+                answer = await client.answer()
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
 
 
 async def test_leaving_the_server_ends_what_it_owns() -> None:

@@ -4,13 +4,13 @@ The parser is llhttp, the ASGI semantics are hypercorn's; `head.py` and `exchang
 """
 
 from cortex_core.http.asgi import ASGIApp, Headers, Message, Receive, Scope, Send
-from cortex_core.http.bind import activated, address_of, bind, parse_address
 from cortex_core.http.client import BrokenResponse, Client, ConnectFailed, Response
 from cortex_core.http.guard import HostGuard, host_name, own_names
 from cortex_core.http.limits import Limits
-from cortex_core.http.loop import run
+from cortex_core.http.listeners import activated, address_of, bind, parse_address
 from cortex_core.http.request import BodyTooLarge, Disconnected, Request
 from cortex_core.http.responses import EVENT_STREAM_HEADERS, EventStream, respond, respond_json
+from cortex_core.http.runner import run
 from cortex_core.http.server import Errors, Server, openai_errors
 from cortex_core.http.tls import tls_context
 

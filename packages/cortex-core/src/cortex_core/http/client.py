@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Self
 
 from cortex_core.http.asgi import Headers
-from cortex_core.http.bind import parse_address
 from cortex_core.http.hangup import readable
+from cortex_core.http.listeners import parse_address
 from cortex_core.http.request import BodyTooLarge
 from cortex_core.http.upstream import BrokenResponse, ConnectFailed, Upstream
 

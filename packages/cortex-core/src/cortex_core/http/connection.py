@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
 
     def exchange_done(self) -> None:
         self._exchange = None
-        if not self.keep_alive or self._body is not None:
+        if not self.keep_alive or self._body is not None or self.server.draining:
             self.close()
             return
         self._enter_idle()

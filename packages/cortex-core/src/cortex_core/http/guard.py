@@ -13,7 +13,7 @@ import socket
 from collections.abc import Collection
 
 from cortex_core.http.asgi import ASGIApp, Receive, Scope, Send
-from cortex_core.http.bind import parse_address
+from cortex_core.http.listeners import parse_address
 from cortex_core.http.responses import respond
 from cortex_core.http.server import Errors, openai_errors
 

@@ -26,10 +26,10 @@ from typing import Any, Self
 import msgspec
 
 from cortex_core.http.asgi import ASGIApp, Headers, Scope
-from cortex_core.http.bind import address_of
 from cortex_core.http.connection import Connection, Phase
 from cortex_core.http.hangup import HangupWatch, readable
 from cortex_core.http.limits import Limits
+from cortex_core.http.listeners import address_of
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,9 @@ class Server:
         self._awaited: tuple[Callable[[], bool], asyncio.Future[None]] | None = None  # what a drain waits for
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = max(1, min(self.limits.connections, descriptors - self.limits.reserved_fds))
-        shortest = min(self.limits.header_timeout_s, self.limits.body_grace_s, self.limits.write_stall_s)
-        self._tick_s = min(_TICK_S, shortest / 4, self.limits.keep_alive_s / 4, self.limits.linger_s / 4)
+        every = self.limits
+        shortest = min(every.header_timeout_s, every.body_grace_s, every.body_timeout_s, every.write_stall_s)
+        self._tick_s = min(_TICK_S, shortest / 4, every.keep_alive_s / 4, every.linger_s / 4)
 
     # --- what others may ask
 
@@ -125,18 +126,21 @@ class Server:
     ) -> None:
         await self._close()
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float, *, idle_grace_s: float = 0.25) -> None:
         """Stops accepting and lets requests finish; at the deadline cuts those that have not.
 
-        Idle connections close at once, answers that begin now say `connection: close`. A cut answer that has begun
-        ends with the last words its `EventStream` was given, never with a clean end; one that has not is a 503.
+        Answers that begin now say `connection: close`. Idle connections may bring one more request for a moment (it may
+        be on its way, and closing would lose it), then they close. A cut answer that has begun ends with the last words
+        its `EventStream` was given, never with a clean end; one that has not is a 503.
         """
+        deadline = self.loop.time() + timeout_s
         self._stop_accepting()
         self.draining = True
+        await self._until(lambda: not self._idle and not self._arriving, min(idle_grace_s, timeout_s))
         for connection in list(self._idle):
-            if connection.phase is Phase.IDLE and not readable(connection.socket_fd):  # else a request has come
+            if connection.phase is Phase.IDLE and not readable(connection.socket_fd):
                 connection.close()
-        await self._until(lambda: not self._tasks and not self._idle, timeout_s)
+        await self._until(lambda: not self._tasks and not self._idle, deadline - self.loop.time())
         await self._close()
 
     async def _close(self) -> None:
@@ -194,13 +198,11 @@ class Server:
         self._arriving.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
-        if self.draining:
-            connection.close()
-        else:
-            self._idle[connection] = None
+        self._idle[connection] = None
 
     def busy(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
+        self._something_ended()
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
