@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Callable
@@ -78,8 +79,9 @@ def test_a_real_replica_leaves_nothing(vllm: Cluster, record_property: Callable[
 @engines.needs_vllm
 async def test_the_daemon_is_small_while_it_serves(vllm: Cluster, chat: Chat) -> None:
     vllm.load(vllm.beast, BEAST)
-    for _ in range(5):
-        assert (await chat.ask(BEAST, "Count to 9", max_tokens=500, ignore_eos=True)).clean
+    async with asyncio.TaskGroup() as group:
+        streams = [group.create_task(chat.ask(BEAST, max_tokens=50, ignore_eos=True)) for _ in range(32)]
+    assert all(stream.result().clean for stream in streams)
     assert rss_mb(vllm.beast.pid) <= DAEMON_MB
 
 

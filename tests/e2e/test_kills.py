@@ -18,7 +18,12 @@ from tests.support.chat import Answer, Chat, Stream
 from tests.support.processes import alive, children
 from tests.support.until import eventually, until, until_async
 
-LONG: dict[str, Any] = {"max_tokens": 1900, "ignore_eos": True}  # seconds of work for vLLM
+LONG: dict[str, Any] = {"max_tokens": 1900, "ignore_eos": True}  # of what is killed: seconds of work for vLLM
+WHOLE: dict[str, Any] = {
+    "max_tokens": 300,
+    "ignore_eos": True,
+    "stream_options": {"include_usage": True},
+}  # of what goes on, to its end
 AGAIN_S = 30.0  # until the same request is served again: a zygote's imports, on a busy machine
 
 
@@ -33,7 +38,8 @@ def check_cut(answer: Answer) -> None:
 
 def check_whole(answer: Answer) -> None:
     assert answer.clean, answer
-    assert len(answer.text.split()) > 100, "all of it"
+    assert answer.usage is not None
+    assert answer.usage["completion_tokens"] == WHOLE["max_tokens"]
 
 
 async def served_again(chat: Chat, model: str, timeout_s: float = AGAIN_S) -> Answer:
@@ -67,7 +73,7 @@ async def test_goal_R27_an_engine_dies_and_its_sibling_on_the_same_device_goes_o
     vllm.load(vllm.beast, BENJY)
     find = engines.engine_core if victim == "core" else engines.engine_host
     pid = find(vllm.beast, BEAST)
-    async with chat.open(BEAST, **LONG) as dies, chat.open(BENJY, **LONG) as lives:
+    async with chat.open(BEAST, **LONG) as dies, chat.open(BENJY, **WHOLE) as lives:
         await started(dies, lives)
         os.kill(pid, signal.SIGKILL)
         async with asyncio.timeout(10):
@@ -84,7 +90,7 @@ async def test_a_zygote_dies_and_the_other_neuron_goes_on(vllm: Cluster, chat: C
     vllm.load(vllm.benjy, BENJY)
     family = children(vllm.beast.pid)
     pid = engines.zygote(vllm.beast)
-    async with chat.open(BEAST, **LONG) as dies, chat.open(BENJY, **LONG) as lives:
+    async with chat.open(BEAST, **LONG) as dies, chat.open(BENJY, **WHOLE) as lives:
         await started(dies, lives)
         os.kill(pid, signal.SIGKILL)
         async with asyncio.timeout(10):
@@ -103,8 +109,7 @@ async def test_a_neuron_dies_and_the_other_one_serves_until_it_is_back(cluster: 
     cluster.load(cluster.beast, BEAST)
     cluster.load(cluster.benjy, BENJY)
     family = children(cluster.beast.pid)
-    long = LONG | {"max_tokens": 200} if cluster.simulated else LONG
-    async with chat.open(BEAST, **long) as dies, chat.open(BENJY, **long) as lives:
+    async with chat.open(BEAST, **LONG) as dies, chat.open(BENJY, **WHOLE) as lives:
         await started(dies, lives)
         cluster.beast.kill()
         async with asyncio.timeout(10):
