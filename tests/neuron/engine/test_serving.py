@@ -15,6 +15,7 @@ import pytest
 from neuron.engines.base import Engine
 from tests.neuron.engine.conftest import Tiny
 from tests.support.bench import chat, client, events, finished, gone, question
+from tests.support.processes import children
 from tools.tinymodel.fleet import ANSWERS, QUESTION
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
@@ -53,6 +54,15 @@ async def test_two_models_answer_side_by_side(tiny: Tiny) -> None:
         answers = await asyncio.gather(*(chat(engine, QUESTION) for engine in (beast, benjy)))
         said = [answer["choices"][0]["message"]["content"] for answer in answers]
         assert said == [ANSWERS["tiny-beast"], ANSWERS["tiny-benjy"]]
+
+
+async def test_two_workers_share_a_model_and_leave_no_shared_memory(tiny: Tiny) -> None:
+    async with loaded(tiny, options={"tensor_parallel_size": 2, "max_num_seqs": 4}) as engine:
+        answer = await chat(engine, QUESTION)
+        assert answer["choices"][0]["message"]["content"] == ANSWERS["tiny-beast"]
+        assert len(children(engine.facts.pids[1])) >= 2
+        assert any(name.endswith("cpushm_1") for name in tiny.bench.left())  # named so that it can be removed
+    assert tiny.bench.left() == []
 
 
 async def test_closing_lets_running_requests_finish_within_the_grace(tiny: Tiny) -> None:

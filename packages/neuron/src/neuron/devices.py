@@ -149,9 +149,12 @@ class DeviceOwner:
                 raise EngineFailed("fork", self._resting, "device")
             await self._changed.wait()
         zygote = self._zygote
+        told: wire.Preloading | None = None
         while not zygote.ready.done():
-            step = zygote.preloading
-            on_progress(Progress(phase="fork", done=step.done / step.total, detail=f"the zygote imports {step.step}"))
+            if (step := zygote.preloading) is not told:
+                told = step
+                words = f"the zygote imports {step.step}"
+                on_progress(Progress(phase="fork", done=step.done / step.total, detail=words))
             await asyncio.wait((zygote.ready,), timeout=_PROGRESS_S)
         try:
             zygote.ready.result()

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-_OURS = re.compile(r"neuron-(\d+)-\w+")  # named so in zygote/child.py, by process group
+_OURS = re.compile(r"neuron-(\d+)-.+")  # named so in zygote/child.py, by process group
 _OPENMP = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_(\d+)")  # Intel's and LLVM's OpenMP, by process and user
 
 

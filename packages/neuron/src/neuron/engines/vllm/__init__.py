@@ -24,6 +24,7 @@ def prepare(setup: Setup) -> None:
         CUDA_VISIBLE_DEVICES=",".join(numbers),
         OMP_NUM_THREADS=str(setup.threads),
         OPENBLAS_NUM_THREADS="1",
+        VLLM_CPU_OMP_THREADS_BIND="nobind",  # several engines share the cores: the scheduler places their threads
         VLLM_CACHE_ROOT=str(cache),
         XDG_CACHE_HOME=str(cache),
         TORCHINDUCTOR_CACHE_DIR=str(cache / "inductor"),

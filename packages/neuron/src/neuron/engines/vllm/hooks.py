@@ -10,12 +10,15 @@ import gc
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from neuron.engines.events import Emitter
+from neuron.zygote.child import SHARED_MEMORY
 from neuron.zygote.parent import die_with_parent
 
 _WORKER_PHASES = {
@@ -47,6 +50,13 @@ def _fork_children() -> None:
 
     utils.get_mp_context = fork
     multiproc_executor.get_mp_context = fork
+    if hasattr(multiproc_executor, "get_file_store_init_method"):  # on a CPU, shared memory is named after this file
+        multiproc_executor.get_file_store_init_method = _meeting_point
+
+
+def _meeting_point() -> str:
+    name = SHARED_MEMORY.format(pid=os.getpgrp()) + uuid.uuid4().hex
+    return f"file://{tempfile.gettempdir()}/{name}"
 
 
 def _hook_core(emit: Emitter) -> None:
