@@ -119,6 +119,7 @@ class ScriptedNeuron:
         self.token = ""
         self.api: str | None = str(neuron_api.API)
         self.beats = True
+        self.stuck = False  # it accepts connections and answers nothing
         self._ids = itertools.count(1)
         self._listen = listen
         self._watchers: set[asyncio.Queue[bytes]] = set()
@@ -200,6 +201,8 @@ class ScriptedNeuron:
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        if self.stuck:
+            await asyncio.Event().wait()
         if self.token and request.header("authorization") != f"Bearer {self.token}":
             await refuses("unauthorized")(Asked(path=request.path, headers={}, body=b""), send)
             return

@@ -118,23 +118,39 @@ class Follower:
         while True:
             began = time.monotonic()
             try:
-                await self._follow()
-            except (Unreachable, Refused, Incompatible) as problem:
-                await self._failed(problem)
+                await self._greet()
+                await self._listen()
+            except (Refused, Incompatible) as problem:  # it lives, and will not have us
+                await self._lose(str(problem))
+            except Unreachable as problem:
+                log.debug("neuron %s: %s", self.name, problem)
             steady = time.monotonic() - began >= STEADY_S
             pause_s = 0.0 if steady and not self._lost else min(max(RETRY_S, 2 * pause_s), RETRY_MAX_S)
             await self._pause(pause_s)
 
-    async def _follow(self) -> None:
-        version = await self._client.version()
+    async def _greet(self) -> None:
+        """A fresh connect. Its failure is what makes silence a loss."""
+        try:
+            version = await self._client.version()
+        except Unreachable as problem:
+            gone = isinstance(problem, NoConnection) and problem.refused and self._ended
+            if gone or not self._instance_id or self._silent_s() >= neuron_api.SILENCE_S:
+                await self._lose(str(problem))
+            raise
         if neuron_api.API not in version.api:
             raise Incompatible(f"it speaks {version.api} of the contract, this gateway {neuron_api.API}")
         self._ended = False
-        async with self._client.events() as events:
-            async for event in events:
-                self._hear(event)
-                if self._discovered != self._instance_id:
-                    await self._discover()
+
+    async def _listen(self) -> None:
+        try:
+            async with self._client.events() as events:
+                async for event in events:
+                    self._hear(event)
+                    if self._discovered != self._instance_id:
+                        await self._discover()
+        except Ended:
+            self._ended = True
+            raise
 
     async def _discover(self) -> None:
         self._observe(Discovered(self.name, await self._client.discovery()))
@@ -182,16 +198,6 @@ class Follower:
 
     def _silent_s(self) -> float:
         return time.monotonic() - max(self._last_byte_at, self.byte_path.last_byte_at)
-
-    async def _failed(self, problem: Exception) -> None:
-        """The watch broke, or could not be begun."""
-        if isinstance(problem, Ended):
-            self._ended = True
-            return  # the next connect tells whether the daemon is gone
-        unusable = isinstance(problem, Refused | Incompatible)  # it lives, and will not have us
-        gone = isinstance(problem, NoConnection) and problem.refused and self._ended
-        if unusable or gone or not self._instance_id or self._silent_s() >= neuron_api.SILENCE_S:
-            await self._lose(str(problem))
 
     async def _lose(self, problem: str) -> None:
         self._observe(Lost(self.name, problem))
