@@ -29,6 +29,8 @@ from cortex_core.http.upstream import BrokenResponse, ConnectFailed, Upstream
 
 __all__ = ["BrokenResponse", "Client", "ConnectFailed", "Response"]
 
+_FIRST_LINES = 3  # request line, host, accept-encoding
+_KNOWN_LINES = 256
 _CONTINUE_S = 1.0  # after which a body is sent without having been asked for (RFC 9110 10.1.1)
 
 
@@ -56,6 +58,7 @@ class Client:
         self._idle_s = idle_s
         self._idle: deque[Upstream] = deque()  # the least recently used first
         self._open: set[Upstream] = set()
+        self._known_lines: dict[tuple[str, str], bytes] = {}  # checked: there are few targets and many requests
         self._closed = False
         self._emptied: asyncio.Future[None] | None = None  # resolved when the last connection has closed
         self._reaper: asyncio.TimerHandle | None = None
@@ -76,7 +79,8 @@ class Client:
         body is sent only when the server asks for it. Raises ValueError for a target or header that could not be sent
         as it is, ConnectFailed, BrokenResponse.
         """
-        return Response(self, self._head(method, target, headers, body, expect_continue), body, timeout_s, method)
+        expects = expect_continue and bool(body)
+        return Response(self, self._head(method, target, headers, body, expects), body, timeout_s, expects)
 
     @property
     def connections(self) -> int:
@@ -148,41 +152,45 @@ class Client:
             self._reaper = loop.call_at(self._idle[0].idle_since + self._idle_s, self._reap, loop)
 
     def _head(self, method: str, target: str, headers: Headers, body: bytes, expect_continue: bool) -> bytes:
-        if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
-            raise ValueError(f"the target cannot be sent as it is: {target[:200]!r}")
-        lines = [
-            f"{method} {target} HTTP/1.1\r\nhost: ".encode(),
-            self._host,
-            b"\r\naccept-encoding: identity\r\n",
-        ]
-        count = 3
-        if body or method not in ("GET", "HEAD", "DELETE"):
+        lines = [self._first_lines(method, target)]
+        if body or method not in ("GET", "DELETE"):
             lines.append(b"content-length: %d\r\n" % len(body))
-            count += 1
-        if expect_continue and body:
+        if expect_continue:
             lines.append(b"expect: 100-continue\r\n")
-            count += 1
         for name, value in headers:
             lines.append(b"%b: %b\r\n" % (name, value))
-            count += 1
         head = b"".join(lines)
+        count = len(lines) + _FIRST_LINES - 1
         if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
             raise ValueError("a header holds a line break or NUL")
         return head + b"\r\n"
+
+    def _first_lines(self, method: str, target: str) -> bytes:
+        lines = self._known_lines.get((method, target))
+        if lines is None:
+            if method == "HEAD":
+                raise ValueError("HEAD is not sent: its answer cannot be told from a body that never comes")
+            if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
+                raise ValueError(f"the target cannot be sent as it is: {target[:200]!r}")
+            host = self._host.decode("latin-1")
+            lines = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\n".encode("latin-1")
+            if len(self._known_lines) >= _KNOWN_LINES:
+                self._known_lines.clear()
+            self._known_lines[method, target] = lines
+        return lines
 
 
 class Response:
     """An answer under way. Left before its end, it aborts: the server sees its client gone at once."""
 
-    __slots__ = ("_body", "_client", "_connection", "_expects", "_head", "_method", "_timeout_s")
+    __slots__ = ("_body", "_client", "_connection", "_expects", "_head", "_timeout_s")
 
-    def __init__(self, client: Client, head: bytes, body: bytes, timeout_s: float | None, method: str) -> None:
+    def __init__(self, client: Client, head: bytes, body: bytes, timeout_s: float | None, expects: bool) -> None:
         self._client = client
         self._head = head
         self._body = body
-        self._expects = b"\r\nexpect: 100-continue\r\n" in head
         self._timeout_s = timeout_s
-        self._method = method
+        self._expects = expects
         self._connection: Upstream
 
     async def __aenter__(self) -> Self:
