@@ -258,9 +258,9 @@ class Replicas:
 
     async def _drop_engine(self, resident: Resident, grace_s: float) -> None:
         client, resident.client = resident.client, None
-        engine, resident.engine = resident.engine, None
-        if engine is not None:
-            await engine.close(grace_s)
+        if resident.engine is not None:
+            await resident.engine.close(grace_s)
+            resident.engine = None
         if client is not None:
             await client.close()
 
@@ -284,6 +284,9 @@ class Replicas:
             if resident in other.victims:
                 other.victims.remove(resident)
         resident.shares = ()
+        victims, resident.victims = resident.victims, []
+        for victim in victims:  # they were promised to it, and stay after all
+            self.reopen(victim)
         self.publish(resident)
 
     # Its engine's death, and what follows

@@ -145,6 +145,7 @@ class Supervisor:
         resident = self._replicas.add(profile, checkpoint, fitted, victims)
         running.subject = lambda: self._replicas.view(resident)
         resident.work = self._parts.spawn(self._swap(running, resident, drain_s))
+        resident.work.add_done_callback(lambda _: self._settle(running, resident))
 
     def _checkpoint(self, profile: Profile) -> tuple[Checkpoint, Known | None]:
         name = profile.source or profile.id
@@ -232,20 +233,22 @@ class Supervisor:
             )
             self._fail(running, resident, refused)
             self._hub.snapshot_due = True
-        except asyncio.CancelledError:
-            self._fail(running, resident, Refused("cancelled", "the load was called off"))
-            raise
         else:
             resident.work = None
             running.finish()
             self._hub.snapshot_due = True
+
+    def _settle(self, running: Running, resident: Resident) -> None:
+        """However the work ended, also cancelled before it began, its operation has an end."""
+        if running.ended is None:
+            self._fail(running, resident, Refused("cancelled", "the load was called off"))
 
     def _fail(self, running: Running, resident: Resident, refused: Refused) -> None:
         resident.refused = refused
         running.finish(self._with_state(refused, resident.model).refusal)
 
     async def _evict(self, running: Running, resident: Resident, drain_s: dict[str, float]) -> None:
-        """Let the victims go: first all drain, and if one does not in time, all stay."""
+        """Let the victims go: first all drain; if one does not in time, the load ends and all of them stay."""
         victims = list(resident.victims)
         if not victims:
             return
@@ -255,20 +258,13 @@ class Supervisor:
             for victim in victims:
                 async with asyncio.timeout_at(began + drain_s[victim.id]):
                     await victim.gate.until_empty()
-        except BaseException as error:
-            resident.shares = ()  # it gives back what it was promised before they take it again
-            resident.victims.clear()
-            for victim in victims:
-                self._replicas.reopen(victim)
-            if isinstance(error, TimeoutError):
-                text = f"{victim.model} still has {victim.gate.in_flight} requests after {drain_s[victim.id]:g} s"
-                raise Refused("drain_timeout", text) from error
-            raise
+        except TimeoutError as error:
+            text = f"{victim.model} still has {victim.gate.in_flight} requests after {drain_s[victim.id]:g} s"
+            raise Refused("drain_timeout", text) from error
         resident.committed = True
         running.step("evicting", 0.0)
-        async with asyncio.TaskGroup() as group:
-            for victim in victims:
-                group.create_task(self._replicas.end(victim))
+        # Tasks of their own: what has begun to go is gone, also when this load is called off meanwhile.
+        await asyncio.wait([self._parts.spawn(self._replicas.end(victim)) for victim in victims])
 
     # Unload
 

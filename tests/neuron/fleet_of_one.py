@@ -1,0 +1,119 @@
+"""One supervisor with everything it decides over, and engines that live in memory and virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from cortex_core.config.neuron import DeviceEntry, EngineTable, NeuronConfig, NeuronTable
+from cortex_core.fleet import Fleet, Neuron, check_invariants
+from neuron.engines.base import Ended, Engine, EngineFailed, Facts, Finished, LoadSpec, Progress
+from neuron.events import Hub
+from neuron.host import Host
+from neuron.learned import Learned
+from neuron.operations import Operations
+from neuron.owners import Owners
+from neuron.parts import Parts
+from neuron.replicas import PHASES, Replicas
+from neuron.reports import Reports
+from neuron.requests import Requests
+from neuron.supervisor import Supervisor
+
+
+class MemoryEngine:
+    """An engine that is nothing but its end."""
+
+    def __init__(self, spec: LoadSpec) -> None:
+        self.spec = spec
+        self.socket = spec.socket
+        self.facts = Facts(context=1024, kv_tokens=4096, tasks=("generate",), simulated=True)
+        self._ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+
+    async def ended(self) -> Ended:
+        return await asyncio.shield(self._ended)
+
+    async def close(self, grace_s: float) -> None:
+        await asyncio.sleep(0.3)
+        self.end(Ended(clean=True))
+
+    def end(self, ended: Ended) -> None:
+        if not self._ended.done():
+            self._ended.set_result(ended)
+
+
+class MemoryOwners(Owners):
+    """Loads take a while, and fail when `fails` says so; never two at once on a device."""
+
+    def __init__(self, config: NeuronConfig, spawn: Callable[..., object], dice: random.Random) -> None:
+        super().__init__(config, spawn)
+        self._dice = dice
+        self.fails: Callable[[LoadSpec], str] = lambda _spec: ""  # the phase
+        self.hangs: Callable[[LoadSpec], bool] = lambda _spec: False
+        self.engines: list[MemoryEngine] = []
+        self.loads = 0
+
+    async def load(
+        self, spec: LoadSpec, on_progress: Callable[[Progress], None], on_finished: Callable[[Finished], None]
+    ) -> Engine:
+        self.loads += 1
+        for phase in PHASES:
+            on_progress(Progress(phase=phase))
+            await asyncio.sleep(self._dice.choice((0.0, 0.1, 0.5)))
+            if self.fails(spec) == phase:
+                raise EngineFailed(phase, "it was told to fail", "model")
+            if self.hangs(spec):
+                await asyncio.get_running_loop().create_future()
+        engine = MemoryEngine(spec)
+        self.engines.append(engine)
+        return engine
+
+
+class World:
+    """Made inside a running loop; `group` owns what it starts."""
+
+    def __init__(self, folder: Path, group: asyncio.TaskGroup, *, seed: int = 0, **engine: Any) -> None:
+        self.config = NeuronConfig(
+            neuron=NeuronTable(name="beast", state_dir=str(folder), run_dir="/tmp/run", models_dir=str(folder)),
+            engine=EngineTable(kind="sim", **engine),
+            devices=(DeviceEntry(id="cuda:0", memory_mb=1000), DeviceEntry(id="cuda:1", memory_mb=1500)),
+        )
+        clock = asyncio.get_running_loop().time
+
+        def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            return group.create_task(work)
+
+        self.dice = random.Random(seed)
+        self.owners = MemoryOwners(self.config, spawn, self.dice)
+        self.hub = Hub()
+        self.learned = Learned(folder, wall=clock)
+        self.parts = Parts(
+            config=self.config,
+            name="beast",
+            instance_id="i",
+            host=Host(self.config),
+            owners=self.owners,
+            learned=self.learned,
+            hub=self.hub,
+            requests=Requests(clock),
+            operations=Operations(clock, self.hub.operation),
+            spawn=spawn,
+            clock=clock,
+        )
+        self.replicas = Replicas(self.parts)
+        self.supervisor = Supervisor(self.parts, self.replicas)
+        self.reports = Reports(self.parts, self.replicas)
+
+    def check(self) -> None:
+        """What must hold at every moment."""
+        devices = self.parts.host.devices({})
+        neuron = Neuron(name="beast", up=True, devices=devices, replicas=self.replicas.views())
+        check_invariants(Fleet(neurons={"beast": neuron}))
+        assert all(free_mb >= 0 for free_mb in self.replicas.free_mb().values())
+        for resident in self.replicas:
+            assert resident.gate.in_flight <= resident.gate.max_in_flight
+            if resident.claimed_by is not None:
+                assert resident in resident.claimed_by.victims
+                assert self.replicas.get(resident.claimed_by.id) is resident.claimed_by
