@@ -18,16 +18,15 @@ from neuron.zygote.parent import die_with_parent
 SHARED_MEMORY = "neuron-{pid}-"  # names in /dev/shm, by process group: so leftovers can be told from others' files
 
 
-def run(zygote: int, log: int, events: int, order: wire.Fork, main: Callable[[str, int], None]) -> NoReturn:
-    """Lead a process group of our own, print to the log, run `main`, and never return into the zygote's loop."""
+def run(replica: Callable[[], None]) -> NoReturn:
+    """Be a replica to the end of this process: nothing returns or unwinds into the caller's frames."""
     code = 1
     try:
-        _set_up(zygote, log)
-        main(order.request, events)
+        replica()
         code = 0
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
-    finally:  # nothing may unwind into the zygote's frames
+    finally:
         if error := sys.exc_info()[1]:
             traceback.print_exception(error)
         sys.stdout.flush()
@@ -35,7 +34,8 @@ def run(zygote: int, log: int, events: int, order: wire.Fork, main: Callable[[st
         os._exit(code)  # finalising an engine's heap takes a second and frees nothing that exiting does not
 
 
-def _set_up(zygote: int, log: int) -> None:
+def lead_group(zygote: int, log: int) -> None:
+    """What a fork of the zygote does first: lead a process group of its own, and print to its log."""
     os.setpgid(0, 0)
     die_with_parent(zygote)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):

@@ -166,7 +166,12 @@ class Server:
             for fd in (self._sock.detach(), self._wakeup, self._wakeup_write):
                 os.close(fd)
             main = self._program.main if self._fork else child.fresh_interpreter(self._setup)
-            child.run(zygote, log, events, order, main)
+
+            def replica() -> None:
+                child.lead_group(zygote, log)
+                main(order.request, events)
+
+            child.run(replica)
         with contextlib.suppress(ProcessLookupError, PermissionError):  # both sides set it: whoever comes first
             os.setpgid(pid, pid)
         return pid

@@ -20,7 +20,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     module: str  # the engine module
     devices: tuple[str, ...]  # several: a group for tensor parallelism
     cache_dir: str  # where the engine keeps what it compiles and learns
-    threads: int = 1  # of each engine's arithmetic on the CPU
+    threads: int = 1  # of each engine's arithmetic on the CPU, unless OMP_NUM_THREADS says so
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork"):

@@ -22,7 +22,6 @@ def prepare(setup: Setup) -> None:
     os.environ.update(
         CUDA_DEVICE_ORDER="PCI_BUS_ID",  # so that numbers mean what NVML says
         CUDA_VISIBLE_DEVICES=",".join(numbers),
-        OMP_NUM_THREADS=str(setup.threads),
         OPENBLAS_NUM_THREADS="1",
         VLLM_CPU_OMP_THREADS_BIND="nobind",  # several engines share the cores: the scheduler places their threads
         VLLM_CACHE_ROOT=str(cache),
@@ -35,6 +34,7 @@ def prepare(setup: Setup) -> None:
         HF_HUB_DISABLE_TELEMETRY="1",
         TOKENIZERS_PARALLELISM="false",  # its thread pool does not survive a fork
     )
+    os.environ.setdefault("OMP_NUM_THREADS", str(setup.threads))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
 
 
@@ -63,6 +63,10 @@ def dirt() -> str:
 
 
 def main(request: str, events: int) -> None:
+    from neuron.engines.vllm import compat
+
+    compat.mask()  # before anything of vLLM, where this process was not forked
+
     from neuron.engines.vllm import host
 
     host.main(request, events)

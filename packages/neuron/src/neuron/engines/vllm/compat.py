@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 
+@cache
 def mask() -> None:
     """Hide what cannot work. Call it before transformers or vllm is imported; without effect on a CUDA build."""
     import torch
