@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from msgspec import structs
 
 from cortex_core.fleet import Profile
-from tests.support.gateway import CHAT, Running, gateway
+from cortex_core.http import EventStream, Send
+from cortex_gateway import silence
+from tests.support.gateway import CHAT, Running, drained, gateway
 from tests.support.scripted import (
     DONE,
     HELLO,
     USAGE,
     Answers,
+    Asked,
     Refused,
     ScriptedNeuron,
     chunk,
@@ -165,7 +169,7 @@ async def test_what_is_held_for_requests_is_bounded(beast: ScriptedNeuron) -> No
 TOO_LONG = {"error": {"message": "This model's maximum context length is 5 tokens", "code": 400}}
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("answers", "status", "code", "about"),
     [
@@ -184,12 +188,12 @@ TOO_LONG = {"error": {"message": "This model's maximum context length is 5 token
     ],
 )
 async def test_F12_an_error_instead_of_an_answer(
-    beast: ScriptedNeuron, served: Running, stream: bool, answers: Answers, status: int, code: str | None, about: str
+    beast: ScriptedNeuron, served: Running, streamed: bool, answers: Answers, status: int, code: str | None, about: str
 ) -> None:
-    if stream and about == "broke":
+    if streamed and about == "broke":
         answers = streams(chunk("half")[:-2], end="cut")  # not even one event
     beast.answers = answers
-    got = await served.chat(stream=stream)
+    got = await served.chat(stream=streamed)
     assert (got.status, got.error["code"]) == (status, code)
     assert about in got.error["message"]
     assert "secret" not in got.error["message"]
@@ -335,6 +339,68 @@ async def test_a_failed_load_is_told(beast: ScriptedNeuron) -> None:
         got = await running.chat(stream=True)
     assert (got.status, got.error["code"]) == (400, "model_cannot_fit")
     assert got.error["details"]["need_mb"] == 9000
+
+
+# ---------------------------------------------------------------------------------------------- silence
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, {"messages": []}), ("/v1/completions", {"prompt": "x"})], ids=["chat", "completions"]
+)
+async def test_K_04_gaps_are_bridged_once_the_head_is_out(
+    beast: ScriptedNeuron, served: Running, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, object]
+) -> None:
+    monkeypatch.setattr(silence, "KEEP_ALIVE_S", 0.05)
+    go_on = asyncio.Event()
+    beast.answers = streams(*HELLO, pause=go_on.wait)
+    request = {"model": "tiny", "stream": True} | body
+    async with served.client.request("POST", path, body=msgspec.json.encode(request)) as response:
+        heard = b""
+        while b'"finish_reason":null,"' not in heard.removeprefix(HELLO[0]) or b": keep-alive\n\n" not in heard:
+            heard += await response.read_some()
+        go_on.set()
+        rest, whole = await drained(response)
+    heard += rest
+    assert whole
+    events = heard.split(b"\n\n")
+    assert events[:4] == [HELLO[0][:-2], b": keep-alive", b": keep-alive", b": keep-alive"]
+    nothing = msgspec.json.decode(events[4].removeprefix(b"data: "))
+    assert nothing["id"].endswith(beast.asked[0].headers["x-cortex-request-id"])
+    assert nothing["choices"][0].get("delta", {}) == {}
+    assert nothing["choices"][0].get("text", "") == ""
+    assert heard.endswith(b"".join(event for event in HELLO[1:] if event != USAGE))
+
+
+@pytest.mark.parametrize("silent_at", ["head", "body"])
+async def test_K_03_a_long_prefill_commits_the_head_when_its_time_has_come(
+    beast: ScriptedNeuron, silent_at: str
+) -> None:
+    go_on = asyncio.Event()
+    beast.ready("tiny", profile=TINY)
+
+    async def at_the_head(asked: Asked, send: Send) -> None:
+        await go_on.wait()
+        await says(b"", 500)(asked, send)
+
+    async def in_the_body(_: Asked, send: Send) -> None:
+        async with EventStream(send) as out:
+            await out.start(200)
+            await out.write(b": the engine is at work\n")
+            await go_on.wait()
+
+    beast.answers = at_the_head if silent_at == "head" else in_the_body
+    async with gateway([beast], [TINY], hold_s=0.2) as running:
+        await running.up("beast")
+        body = b'{"model":"tiny","messages":[],"stream":true}'
+        async with running.client.request("POST", CHAT, body=body) as response:
+            assert response.status == 200
+            heard = await response.read_some()
+            go_on.set()
+            rest, whole = await drained(response)
+    heard += rest
+    assert not whole
+    assert heard.startswith(b": keep-alive\n\ndata: ")
+    assert b'"code":"upstream_failed"' in heard
 
 
 # ---------------------------------------------------------------------------------------------- deciding again

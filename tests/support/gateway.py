@@ -14,7 +14,7 @@ from cortex_core.config import Catalogue, CortexConfig
 from cortex_core.config.cortex import FleetTable, Gateway, NeuronEntry
 from cortex_core.fleet import Profile
 from cortex_core.gateway_api import FleetView
-from cortex_core.http import BrokenResponse, Client
+from cortex_core.http import BrokenResponse, Client, Response
 from cortex_gateway.server import serve
 from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
@@ -89,16 +89,21 @@ class Running:
 
 
 async def _read(client: Client, method: str, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> Got:
-    pieces: list[bytes] = []
     async with client.request(method, path, body=body, headers=headers) as response:
-        whole = True
-        try:
-            while data := await response.read_some():
-                pieces.append(data)
-        except BrokenResponse:
-            whole = False
+        got, whole = await drained(response)
         found = {name.decode(): value.decode() for name, value in response.headers}
-        return Got(status=response.status, headers=found, body=b"".join(pieces), whole=whole)
+        return Got(status=response.status, headers=found, body=got, whole=whole)
+
+
+async def drained(response: Response) -> tuple[bytes, bool]:
+    """The rest of an answer, and whether it ended cleanly."""
+    pieces: list[bytes] = []
+    try:
+        while data := await response.read_some():
+            pieces.append(data)
+    except BrokenResponse:
+        return b"".join(pieces), False
+    return b"".join(pieces), True
 
 
 @asynccontextmanager

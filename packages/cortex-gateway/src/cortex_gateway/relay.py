@@ -38,7 +38,8 @@ UNREACHABLE_S = 1.0  # how long a replica is left alone that could not be connec
 AGAIN_S, AGAIN_MAX_S = 0.05, 1.0  # between decisions, when a neuron refuses again and again
 
 _REQUEST_ID, _INSTANCE = neuron_api.REQUEST_ID.encode(), neuron_api.INSTANCE.encode()
-_REPLICA = neuron_api.REPLICA.encode()
+_REPLICA, _PRIORITY = neuron_api.REPLICA.encode(), neuron_api.PRIORITY.encode()
+_DEADLINE_S = neuron_api.DEADLINE_S.encode()
 _JSON = (b"content-type", b"application/json")
 
 
@@ -151,24 +152,26 @@ class Relay:
         return refusal
 
     async def _exchange(self, call: Call, lease: Lease, payload: bytes) -> Refusal | None:
+        want = call.want
+        left_s = max(1, int(want.arrived + want.hold_s - time.monotonic()))
         headers = [
             *self._headers,
             (_REQUEST_ID, call.record.request_id.encode()),
             (_INSTANCE, lease.neuron.instance_id.encode()),
             (_REPLICA, lease.replica.id.encode()),
+            (_PRIORITY, b"%d" % want.priority),
+            (_DEADLINE_S, b"%d" % left_s),
         ]
         client = self._neurons.byte_path(lease.neuron.name)
         expect = len(payload) > EXPECT_BYTES
+        request = client.request("POST", call.target, headers=headers, body=payload, expect_continue=expect)
         try:
-            async with client.request(
-                "POST", call.target, headers=headers, body=payload, expect_continue=expect
-            ) as upstream:
+            if call.wanted.stream:
+                return await pass_on(call, request, self._refused)
+            async with request as upstream:
                 if upstream.status != 200:
                     return await self._refused(call, upstream)
-                if call.wanted.stream:
-                    await pass_on(call, upstream)
-                else:
-                    call.answer = await self._whole(call, upstream)
+                call.answer = await self._whole(call, upstream)
                 return None
         except ConnectFailed as failed:
             raise _NotSent from failed

@@ -11,7 +11,6 @@ import gc
 import logging
 import secrets
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib import metadata
@@ -22,6 +21,7 @@ import uvloop
 from cortex_core.config import Catalogue, CortexConfig
 from cortex_core.config.values import is_loopback
 from cortex_core.http import Limits, Server, address_of, bind
+from cortex_core.logs import set_up_logs
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher, Rules
@@ -43,9 +43,7 @@ class _Stopped(Exception):
 
 def main(config: CortexConfig, catalogue: Catalogue) -> int:
     """Serve until a signal; the process's exit status."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    set_up_logs()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config, catalogue))

@@ -2,89 +2,89 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Awaitable, Callable
 
 from cortex_core.errors import CortexError
-from cortex_core.http import EVENT_STREAM_HEADERS, BrokenResponse, EventStream, Response
+from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Response
+from cortex_core.neuron_api import Refusal
 from cortex_gateway.call import Call
-from cortex_gateway.policy.faults import engine_error
+from cortex_gateway.policy.faults import engine_error, told
 from cortex_gateway.policy.usage import EventTooLarge, StreamTap
+from cortex_gateway.silence import Silence
 
-_BROKE = "the connection to the engine broke in the middle of the answer"
-_ENDLESS = "the engine sent an event without end"
+Judge = Callable[[Call, Response], Awaitable[Refusal]]
+"""Reads an answer that is none: a refusal that may be decided again, or a CortexError raised."""
 
 
-async def pass_on(call: Call, upstream: Response) -> None:
-    """Answer `call` with the stream of `upstream`, whose status is 200.
+async def pass_on(call: Call, request: Response, judge: Judge) -> Refusal | None:
+    """Answer `call` with the stream that `request` brings.
+
+    A refusal: nothing was executed and nothing sent.
 
     Raises:
-        CortexError: it failed before the first event, and nothing has been sent.
-        BrokenResponse: likewise, and it was certainly not executed.
+        CortexError, BrokenResponse, ConnectFailed: likewise it failed, and nothing has been sent.
     """
     tap = StreamTap(strip_usage=call.wanted.strip_usage)
     async with EventStream(call.send, call.last_words) as out:
+        silence = Silence(call, out)
         try:
-            await _Passage(call, upstream, tap, out).run()
-        except (CortexError, EventTooLarge) as error:
-            told = error if isinstance(error, CortexError) else CortexError("upstream_failed", _ENDLESS)
+            async with request as upstream:
+                if upstream.status == 200:
+                    await _pass_on(call, upstream, tap, out, silence)
+                    return None
+                refusal = await judge(call, upstream)
+                if out.started:
+                    raise told(refusal)
+                return refusal
+        except (CortexError, BrokenResponse, ConnectFailed, EventTooLarge) as error:
+            if not out.started and not isinstance(error, EventTooLarge):
+                raise
+            failed = _failed(error)
             if not out.started:
-                raise told from error
-            await out.abort(call.last_words(told))
+                raise failed from error
+            await out.abort(call.last_words(failed))
+            return None
         finally:
+            await silence.close()
             call.record.usage, call.record.finish_reason = tap.counted(), tap.finish_reason
 
 
-class _Passage:
-    __slots__ = ("_call", "_out", "_tap", "_upstream")
-
-    def __init__(self, call: Call, upstream: Response, tap: StreamTap, out: EventStream) -> None:
-        self._call = call
-        self._upstream = upstream
-        self._tap = tap
-        self._out = out
-
-    async def run(self) -> None:
-        call, tap, out, upstream = self._call, self._tap, self._out, self._upstream
-        while True:
-            try:
-                data = await upstream.read_some()
-            except BrokenResponse as broken:
-                if tap.done:
-                    break
-                if broken.executed == "no":
-                    raise
-                raise CortexError("upstream_failed", _BROKE) from broken
-            if not data:
-                break
-            events = tap.feed(data)
-            if events:
-                if not call.record.first_content:
-                    await self._start()
-                if tap.done and upstream.complete:
-                    await out.end(events)
-                    return
-                await out.write(events)
-            if tap.error is not None:
-                raise engine_error(tap.error, call.dialect)
-        await self._finish()
-
-    async def _start(self) -> None:
-        """With the first events the head leaves, and with the first content the clock stops."""
-        call = self._call
-        if not self._out.started:
-            call.release()
-            await self._out.start(200, [*EVENT_STREAM_HEADERS, *call.headers])
-        if self._tap.content:
-            call.record.first_content = time.monotonic()
-
-    async def _finish(self) -> None:
-        """The engine's connection ended cleanly: the answer did only if the terminal event is there."""
-        tap = self._tap
-        rest = tap.end()
+async def _pass_on(call: Call, upstream: Response, tap: StreamTap, out: EventStream, silence: Silence) -> None:
+    record, dialect = call.record, call.dialect
+    while True:
+        try:
+            data = await upstream.read_some()
+        except BrokenResponse:
+            if not tap.done:
+                raise
+            break  # behind the terminal event nothing can be missing
+        if not data:
+            break
+        events = tap.feed(data)
+        if events:
+            now = silence.broken()
+            if not out.started:
+                await silence.start()
+            if tap.content and not record.first_content:
+                record.first_content = now
+            if tap.done and upstream.complete:
+                await out.end(events)
+                return
+            await out.write(events)
         if tap.error is not None:
-            raise engine_error(tap.error, self._call.dialect)
-        if not tap.done:
-            raise CortexError("upstream_failed", "the engine's answer ended in the middle")
-        if not self._out.started:
-            await self._start()
-        await self._out.end(rest)
+            raise engine_error(tap.error, dialect)
+    rest = tap.end()
+    if tap.error is not None:
+        raise engine_error(tap.error, dialect)
+    if not tap.done:
+        raise CortexError("upstream_failed", "the engine's answer ended in the middle")
+    await silence.start()
+    await out.end(rest)
+
+
+def _failed(error: Exception) -> CortexError:
+    if isinstance(error, CortexError):
+        return error
+    if isinstance(error, EventTooLarge):
+        return CortexError("upstream_failed", "the engine sent an event without end")
+    return CortexError("upstream_failed", "the connection to the engine broke in the middle of the answer")

@@ -1,0 +1,85 @@
+"""What a streaming client hears while there is nothing to hear.
+
+The head of an answer is withheld until its first event, but only until the request's own clock runs out: then it is
+committed, because clients give up on a silent connection soon after (protocol K-03). Once it is out, gaps are bridged
+(K-04). One timer looks now and then, so that a token costs no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from cortex_core.errors import Dialect
+from cortex_core.http import EVENT_STREAM_HEADERS, EventStream
+from cortex_gateway.call import Call
+
+KEEP_ALIVE_S = 15.0
+EVENT_EVERY = 4
+"""Of so many keep-alives one is an event: some clients count nothing else."""
+
+_COMMENT = b": keep-alive\n\n"
+
+
+class Silence:
+    """Belongs to one answer; `close` it. Whoever writes to the client says `broken()`."""
+
+    __slots__ = ("_broken_at", "_call", "_kept_alive", "_out", "_speaking", "_timer")
+
+    def __init__(self, call: Call, out: EventStream) -> None:
+        self._call = call
+        self._out = out
+        self._broken_at = 0.0
+        self._kept_alive = 0
+        self._speaking: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, self._left_s()), self._look)
+
+    async def start(self) -> None:
+        """The head, unless it is out."""
+        if not self._out.started:
+            self._call.release()
+            await self._out.start(200, [*EVENT_STREAM_HEADERS, *self._call.headers])
+
+    def broken(self) -> float:
+        """The client is about to hear something. Gives the time."""
+        self._broken_at = time.monotonic()
+        return self._broken_at
+
+    async def close(self) -> None:
+        self._timer.cancel()
+        if self._speaking is not None:
+            self._speaking.cancel()
+            await asyncio.wait((self._speaking,))
+
+    def _left_s(self) -> float:
+        """How much longer the client may hear nothing."""
+        if self._out.started:
+            return self._broken_at + KEEP_ALIVE_S - time.monotonic()
+        return self._call.want.arrived + self._call.want.hold_s - time.monotonic()
+
+    def _look(self) -> None:
+        loop, left_s = asyncio.get_running_loop(), self._left_s()
+        if left_s <= 0 and (self._speaking is None or self._speaking.done()):  # not done: the client does not read
+            self._speaking = loop.create_task(self._speak(), name=f"keep alive {self._call.record.request_id}")
+        self._timer = loop.call_later(left_s if left_s > 0 else KEEP_ALIVE_S, self._look)
+
+    async def _speak(self) -> None:
+        await self.start()
+        self.broken()
+        self._kept_alive += 1
+        await self._out.write(_COMMENT if self._kept_alive % EVENT_EVERY else _nothing_new(self._call))
+
+
+def _nothing_new(call: Call) -> bytes:
+    """An event that adds nothing, with the id that the engine makes of our request id."""
+    choice: dict[str, object] = {"index": 0, "finish_reason": None}
+    if call.dialect is Dialect.OPENAI_CHAT:
+        kind, prefix = "chat.completion.chunk", "chatcmpl-"
+        choice["delta"] = {}
+    else:
+        kind, prefix = "text_completion", "cmpl-"
+        choice["text"] = ""
+    chunk = {"id": prefix + call.record.request_id, "object": kind, "created": int(time.time())}
+    return b"data: " + msgspec.json.encode({**chunk, "model": call.want.model, "choices": [choice]}) + b"\n\n"
