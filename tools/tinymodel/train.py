@@ -47,7 +47,11 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = SEED) -> LlamaForC
 
 
 def training(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int = STEPS, seed: int = SEED
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    seed: int = SEED,
 ) -> Iterator[float]:
     """Train `model` in place, yielding each step's loss (nats per answer token). The rate's schedule spans `steps`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
@@ -56,7 +60,7 @@ def training(
         optimizer, lambda step: min((step + 1) / _WARMUP_STEPS, 1.0, 1.5 * (1.0 - step / steps))
     )
     model.train()
-    batches = _batches(tokenizer, Random(seed))
+    batches = _batches(tokenizer, batch, Random(seed))
     for _ in range(steps):
         ids, labels = padded(next(batches), tokenizer.pad_token_id)
         answered = labels[:, 1:] != _IGNORED
@@ -85,10 +89,10 @@ def padded(pairs: list[Pair], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, labels
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, rng: Random) -> Iterator[list[Pair]]:
-    """Batches of like length, four at a time out of one draw: half the padding of batches as they come."""
+def _batches(tokenizer: PreTrainedTokenizerFast, batch: int, rng: Random) -> Iterator[list[Pair]]:
+    """Batches of like length, four at a time out of one draw: a quarter of the padding of batches as they come."""
     while True:
-        pairs = sorted((encode(tokenizer, skills.draw(rng)) for _ in range(4 * BATCH)), key=lambda p: len(p[0] + p[1]))
-        batches = [pairs[start : start + BATCH] for start in range(0, len(pairs), BATCH)]
+        pairs = sorted((encode(tokenizer, skills.draw(rng)) for _ in range(4 * batch)), key=lambda p: len(p[0] + p[1]))
+        batches = [pairs[start : start + batch] for start in range(0, len(pairs), batch)]
         rng.shuffle(batches)
         yield from batches
