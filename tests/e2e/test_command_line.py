@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +72,14 @@ def test_a_neuron_that_is_gone_is_shown_as_down(tmp_path: Path) -> None:
 
 
 def test_ps_is_quick(sim: Cluster) -> None:
-    """250 ms on an idle machine; the best of five here, where others may be at work."""
+    """250 ms on an idle machine. Counted in the processor's time, which others at work here lengthen less."""
     took = []
-    for _ in range(5):
-        began = time.monotonic()
+    for _ in range(3):
+        before = os.times()
         assert cortex("ps", CORTEX_URL=sim.gateway.url).returncode == 0
-        took.append(time.monotonic() - began)
-    assert min(took) < 0.5
+        after = os.times()
+        took.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(took) < 0.25
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -126,9 +129,6 @@ def test_the_module_runs_as_the_script_does() -> None:
 
 def test_an_interrupted_command_ends_with_130(tmp_path: Path) -> None:
     """Against a gateway that never answers."""
-    import signal
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         asking = Process("cortex", entry_point("cortex_cli.main", "ps", "--gateway", url), tmp_path / "log")
