@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cortex_gateway.sim.draw import drawn
 from cortex_gateway.sim.run import Answer, Outcome, simulate
-from cortex_gateway.sim.scenario import Scenario, drawn
+from cortex_gateway.sim.scenario import Scenario
 from cortex_gateway.sim.trouble import Fault
 
 __all__ = ["Answer", "Fault", "Outcome", "Scenario", "drawn", "simulate"]

@@ -13,6 +13,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     model: str
     after_s: float  # since its client's last answer, or since the beginning
     tokens: int = 40
+    priority: int = 5
     leaves_after_s: float | None = None  # the client goes away, wherever the request stands
 
 
@@ -27,7 +28,7 @@ class Client(Struct, frozen=True, kw_only=True):
 
 
 LEAVES = 0.15  # the share of requests whose client goes away
-TOKENS = (1, 8, 40, 40, 200)
+TOKENS = (1, 8, 40, 40, 200, 1500)
 
 
 def poisson(
@@ -92,8 +93,9 @@ def _single(dice: random.Random, models: list[str], gateways: tuple[str, ...], o
 
 def _ask(dice: random.Random, model: str, after_s: float) -> Ask:
     leaves = float(dice.choice([0, 1, 2, 5, 10])) if dice.random() < LEAVES else None
-    return Ask(model=model, after_s=after_s, tokens=dice.choice(TOKENS), leaves_after_s=leaves)
+    priority = dice.choice((5, 5, 5, 1, 9))
+    return Ask(model=model, after_s=after_s, tokens=dice.choice(TOKENS), priority=priority, leaves_after_s=leaves)
 
 
 def _client(dice: random.Random, number: int, gateways: tuple[str, ...], asks: tuple[Ask, ...]) -> Client:
-    return Client(name=f"c{number}", gateway=dice.choice(gateways), asks=asks)
+    return Client(name=f"c{number}", gateway=dice.choice(gateways), asks=asks, hold_s=dice.choice((240.0, 240.0, 20.0)))

@@ -18,17 +18,18 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 TOLD_MOST = 20  # tasks named when a simulation is stuck
+STEPS_MOST = 200_000  # at one instant: more is a loop that never waits
 
 
 class Stuck(AssertionError):
-    """Nothing will ever happen again, or too much virtual time went by, and the main task is not done."""
+    """The main task is not done, and nothing is scheduled, or time stands still, or too much of it went by."""
 
 
 def run(main: Coroutine[Any, Any, T], *, seed: int = 0, limit_s: float = 86_400.0) -> T:
     """What `main` returns, in virtual time that starts at 0.
 
     Raises:
-        Stuck: a deadlock, or not done after `limit_s` virtual seconds.
+        Stuck: a deadlock, a loop that never waits, or not done after `limit_s` virtual seconds.
     """
     loop = VirtualLoop(seed, limit_s)  # type: ignore[abstract] # no sockets, processes and signals here
     result: T = loop.run_until_complete(main)
@@ -64,10 +65,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             asyncio._set_running_loop(None)
 
     def _run_until(self, task: asyncio.Task[Any]) -> None:
-        ready = self._ready
+        ready, steps = self._ready, 0
         while not task.done():
             if not ready:
+                before = self._now
                 self._jump(task)
+                steps = steps if self._now == before else 0
+            steps += 1
+            if steps > STEPS_MOST:
+                raise Stuck(f"{steps} steps at {self._now:g} s, and time stands still\n{self._waiting(task)}")
             handle = ready.popleft()
             if not handle._cancelled:
                 handle._run()

@@ -30,7 +30,7 @@ def check_change(neuron: SimNeuron, row: Row, gateways: Iterable[SimGateway]) ->
 
 def check_memory(neuron: SimNeuron) -> None:
     for device in neuron.devices:
-        free_mb = neuron.free_mb(device)
+        free_mb = neuron.free_mb(device) + device.used_by_others_mb  # a stranger asks nobody
         _must(free_mb >= 0, f"{neuron.name}/{device.id} is over-committed by {-free_mb} MB")
 
 
@@ -82,6 +82,25 @@ def apart(gateways: Iterable[SimGateway], neurons: Mapping[str, SimNeuron]) -> s
 
 def _states(replicas: Iterable[Replica]) -> set[tuple[str, int, State]]:
     return {(replica.id, replica.version, replica.state) for replica in replicas}
+
+
+class Turns:
+    """For how long each model had waiters and no replica that takes requests: how long it waited for its turn."""
+
+    def __init__(self) -> None:
+        self.longest_s: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+
+    def look(self, now: float, neurons: Iterable[SimNeuron], gateways: Iterable[SimGateway]) -> None:
+        """At each change, and once a second."""
+        wanted = {model: None for gateway in gateways for model in gateway.dispatcher.waiting()}
+        here = {row.model for neuron in neurons for row in neuron.rows.values() if row.state is State.READY}
+        for model in (*wanted, *self._since):
+            if model in wanted and model not in here:
+                self._since.setdefault(model, now)
+            elif model in self._since:
+                waited_s = now - self._since.pop(model)
+                self.longest_s[model] = max(waited_s, self.longest_s.get(model, 0.0))
 
 
 def _must(holds: bool, told: str) -> None:

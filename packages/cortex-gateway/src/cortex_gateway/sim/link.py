@@ -177,18 +177,19 @@ class Link:
                 return
         except TimeoutError:
             pass
+        poll = self._loop.time() >= self._polled_at + POLL_S
+        if poll:
+            self._polled_at = self._loop.time()
         try:
             await self._connect()
         except Broken:
             if self._is_silent():
                 self._lose()
             return
-        if self._loop.time() >= self._polled_at + POLL_S:
-            self._polled_at = self._loop.time()
-            if self._dice.random() >= self.loss:
-                report = self.neuron.report()
-                await asyncio.sleep(self.latency_s())  # it may be overtaken by events
-                self.heard(Reported(self.neuron.name, report, self._loop.time()))
+        if poll and self._dice.random() >= self.loss:
+            report = self.neuron.report()
+            await asyncio.sleep(self.latency_s())  # it may be overtaken by events
+            self.heard(Reported(self.neuron.name, report, self._loop.time()))
 
     def _is_silent(self) -> bool:
         return self._loop.time() - self._heard_at >= SILENCE_S

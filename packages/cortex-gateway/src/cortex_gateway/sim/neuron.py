@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cortex_core.fleet import Device, State
 from cortex_core.neuron_api import HEARTBEAT_S, CordonRequest, DemandRequest, PinRequest
@@ -84,6 +84,11 @@ class SimNeuron(Swaps):
         for state in (self.rows, self._active, self._operations, self._requests, self._demand):
             state.clear()
         self.hang_up()
+
+    def stranger(self, memory_mb: int) -> None:
+        """Somebody else's process takes so much of each device, or leaves."""
+        self.devices = tuple(structs.replace(device, used_by_others_mb=memory_mb) for device in self.devices)
+        self.snapshot()
 
     # ---------------------------------------------------------------- requests
 

@@ -47,6 +47,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     swaps: tuple[SwapRecord, ...]  # as the gateways saw them end
     refusals: dict[str, int]  # by neurons, of requests
     cut: int  # answers that a fault or an operator ended
+    turns_s: dict[str, float]  # model → the longest that it was waited for with no replica
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -88,6 +89,7 @@ class _World:
         self.gateways: dict[str, SimGateway] = {}
         self._processes: dict[str, asyncio.Task[None]] = {}
         self._dead: list[SimGateway] = []
+        self._turns = invariants.Turns()
         self._answers: list[Answer] = []
         self._hold_s = max((client.hold_s for client in scenario.clients), default=0.0)
 
@@ -104,6 +106,7 @@ class _World:
                 for client in self._scenario.clients:
                     players.create_task(self._play(client), name=client.name)
             self._rest()
+            self._look_at_turns(asyncio.get_running_loop().time())
             for process in self._processes.values():
                 process.cancel()
             for neuron in self.neurons.values():
@@ -124,6 +127,10 @@ class _World:
         invariants.check_change(neuron, row, self.gateways.values())
         for gateway in self.gateways.values():
             invariants.check_books(gateway, self._hold_s)
+        self._look_at_turns(neuron.now)
+
+    def _look_at_turns(self, now: float) -> None:
+        self._turns.look(now, self.neurons.values(), self.gateways.values())
 
     def _rest(self) -> None:
         for gateway in (*self.gateways.values(), *self._dead):
@@ -185,9 +192,12 @@ class _World:
             model=ask.model,
             request_id=request_id,
             caller=client.name,
+            session=client.name,
+            tokens=ask.tokens,
             streaming=True,
             arrived=now,
             hold_s=client.hold_s,
+            priority=ask.priority,
         )
         connection = Connection(gateway.callers, leaves_at)
         try:
@@ -216,4 +226,5 @@ class _World:
             swaps=tuple(swap for gateway in gateways for swap in gateway.swaps),
             refusals=dict(sum((gateway.refusals for gateway in gateways), Counter())),
             cut=sum(neuron.cut for neuron in self.neurons.values()),
+            turns_s=self._turns.longest_s,
         )

@@ -147,7 +147,7 @@ class Swaps(Truth):
             speed = structs.replace(speed, **limits)
         self._rows += 1
         row = Row(f"{self.instance_id}.{self._rows}", profile.id, profile.digest, Engine(speed), place)
-        row.shares = tuple(Share(s.id, min(s.memory_mb, self.free_mb(self._device(s.id)))) for s in place)
+        row.shares = tuple(Share(s.id, max(0, min(s.memory_mb, self.free_mb(self._device(s.id))))) for s in place)
         running = self._operations[request.operation_id or row.id] = Running(request, row)
         self.rows[row.id] = row
         self.loads.append(row.model)
