@@ -352,8 +352,9 @@ class Host:
         *,
         name: str = "gateway",
         tables: Mapping[str, Mapping[str, Any]] | None = None,
+        follows: int | None = None,
     ) -> GatewayProcess:
-        """A running gateway for these neurons; `tables` are merged over cortex.toml's, key by key."""
+        """A gateway that follows its neurons (all, or so many); `tables` go over cortex.toml's, key by key."""
         home = self.folder / name
         port, metrics_port = free_port(), free_port()
         config: dict[str, Any] = {
@@ -367,7 +368,7 @@ class Host:
         gateway = GatewayProcess(write(home / "cortex.toml", config), home / "log", port, metrics_port)
         self.processes.append(gateway)
         gateway.start()
-        gateway.until_follows(len(neurons))
+        gateway.until_follows(len(neurons) if follows is None else follows)
         return gateway
 
     def logs(self) -> str:
