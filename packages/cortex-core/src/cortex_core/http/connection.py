@@ -41,6 +41,7 @@ class Connection(asyncio.Protocol):
         "_paused_at",
         "_pending",
         "_reader",
+        "_stalled_at",
         "_stalled_since",
         "can_write",
         "client",
@@ -66,7 +67,8 @@ class Connection(asyncio.Protocol):
         self.is_tls = False
         self.client: tuple[str, int] | None = None
         self.local: tuple[str, int] | None = None
-        self._stalled_since = 0.0
+        self._stalled_since = 0.0  # when its reader last took something
+        self._stalled_at = 0  # bytes that were unsent then
         self._reader: HeadReader | None = None
         self._body: LengthBody | ChunkedBody | None = None
         self._body_bytes = 0
@@ -107,6 +109,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.can_write = self.loop.create_future()
         self._stalled_since = self.loop.time()
+        self._stalled_at = self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         if self.can_write is not None and not self.can_write.done():
@@ -203,7 +206,8 @@ class Connection(asyncio.Protocol):
             assert self._body_since is not None
             self._body_since += self.loop.time() - self._paused_at  # that time was the app's, not the client's
             self._unwatch()
-            self.transport.resume_reading()
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def _unwatch(self) -> None:
         if self._paused_at:
@@ -260,7 +264,7 @@ class Connection(asyncio.Protocol):
         unread = self._body is not None or self.phase is Phase.HEAD
         self.phase = Phase.CLOSING
         self._pending = b""
-        self._unpause()
+        self.resume_body()
         limits = self.server.limits
         self.deadline = self.loop.time() + (limits.linger_s if unread else limits.write_stall_s)
         self.server.busy(self)
@@ -271,11 +275,6 @@ class Connection(asyncio.Protocol):
                 self.transport.write_eof()
             except OSError:  # it has been reset meanwhile
                 self.transport.abort()
-
-    def _unpause(self) -> None:
-        if self._paused_at:
-            self._unwatch()
-            self.transport.resume_reading()
 
     def abort(self) -> None:
         """Drops the connection now, with everything unsent."""
@@ -296,7 +295,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Called by the server several times a second: ends what has taken too long."""
-        if self.can_write is not None and now - self._stalled_since > self.server.limits.write_stall_s:
+        if self.can_write is not None and self._is_stalled(now):
             self.abort()
         elif self.phase is Phase.BODY:
             if self._body_is_slow(now):
@@ -307,8 +306,16 @@ class Connection(asyncio.Protocol):
             self._refuse(Refusal(408, "the request's headers came too slowly"))
         elif self.phase is Phase.IDLE:
             self.close()
-        else:
+        elif self.can_write is None:
             self.abort()
+
+    def _is_stalled(self, now: float) -> bool:
+        """A reader must take as much as a write buffer holds within the stall limit; one byte at a time is a stall."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent <= self._stalled_at - self.server.limits.write_bytes:
+            self._stalled_at = unsent
+            self._stalled_since = now
+        return now - self._stalled_since > self.server.limits.write_stall_s
 
     def _body_is_slow(self, now: float) -> bool:
         limits = self.server.limits

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import functools
 import logging
-import resource
 import socket
 import ssl
 import time
@@ -25,21 +22,17 @@ from typing import Any, Self
 
 import msgspec
 
+from cortex_core.http.acceptor import Acceptor
 from cortex_core.http.asgi import ASGIApp, Headers, Scope
 from cortex_core.http.connection import Connection, Phase
 from cortex_core.http.hangup import HangupWatch, readable
 from cortex_core.http.limits import Limits
-from cortex_core.http.listeners import address_of
 
 log = logging.getLogger(__name__)
 
 Errors = Callable[[int, str, Scope | None], tuple[Headers, bytes]]
 OnError = Callable[[Scope, Exception], None]
 
-TCP_USER_TIMEOUT = 18  # linux/tcp.h; the socket module names it only from 3.6 on Linux builds that have it
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_BACK_OFF_S = 0.25
-_ACCEPTS_PER_TURN = 32  # so that a flood of connections leaves the others their turn; fewer than reserved_fds
 _LAST_WORDS_S = 0.5  # how long the last bytes of cut answers may take to leave
 _TICK_S = 0.5
 
@@ -80,19 +73,12 @@ class Server:
         self.date = b""  # the Date header's line, renewed with each tick
         self.loop: asyncio.AbstractEventLoop
         self.hangups: HangupWatch
-        self._ssl = ssl_context
-        self._listeners = list(listeners)
+        self._acceptor = Acceptor(self, list(listeners), ssl_context)
         self._connections: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # oldest first
         self._tasks: set[asyncio.Task[None]] = set()  # handlers
-        self._arriving: dict[Connection, tuple[asyncio.Task[None], socket.socket]] = {}  # perhaps in a handshake
-        self._accepting = False
-        self._resume_accept: asyncio.TimerHandle | None = None
-        self._told_at = float("-inf")  # when the log last heard of it
         self._ticker: asyncio.TimerHandle | None = None
         self._awaited: tuple[Callable[[], bool], asyncio.Future[None]] | None = None  # what a drain waits for
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most = max(1, min(self.limits.connections, descriptors - self.limits.reserved_fds))
         every = self.limits
         shortest = min(every.header_timeout_s, every.body_grace_s, every.body_timeout_s, every.write_stall_s)
         self._tick_s = min(_TICK_S, shortest / 4, every.keep_alive_s / 4, every.linger_s / 4)
@@ -101,7 +87,7 @@ class Server:
 
     @property
     def addresses(self) -> list[str]:
-        return [address_of(listener) for listener in self._listeners]
+        return self._acceptor.addresses
 
     @property
     def in_flight(self) -> int:
@@ -110,7 +96,7 @@ class Server:
 
     @property
     def connections(self) -> int:
-        return len(self._connections) + len(self._arriving)
+        return len(self._connections) + len(self._acceptor.arriving)
 
     # --- life
 
@@ -118,7 +104,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.hangups = HangupWatch(self.loop)
         self._tick()
-        self._accept_again()
+        self._acceptor.start()
         return self
 
     async def __aexit__(
@@ -134,9 +120,9 @@ class Server:
         its `EventStream` was given, never with a clean end; one that has not is a 503.
         """
         deadline = self.loop.time() + timeout_s
-        self._stop_accepting()
+        self._acceptor.stop()
         self.draining = True
-        await self._until(lambda: not self._idle and not self._arriving, min(idle_grace_s, timeout_s))
+        await self._until(lambda: not self._idle and not self._acceptor.arriving, min(idle_grace_s, timeout_s))
         for connection in list(self._idle):
             if connection.phase is Phase.IDLE and not readable(connection.socket_fd):
                 connection.close()
@@ -144,14 +130,13 @@ class Server:
         await self._close()
 
     async def _close(self) -> None:
-        self._stop_accepting()
+        self._acceptor.stop()
         for connection in list(self._connections):
             connection.cut()
         for task in list(self._tasks):
             self.cancel(task)
-        for task, _ in list(self._arriving.values()):
-            task.cancel()
-        await self._until(lambda: not (self._tasks or self._connections or self._arriving), _LAST_WORDS_S)
+        self._acceptor.cancel()
+        await self._until(lambda: not (self._tasks or self.connections), _LAST_WORDS_S)
         for connection in list(self._connections):
             connection.abort()
         await self._until(lambda: not self._connections, _LAST_WORDS_S)
@@ -172,7 +157,7 @@ class Server:
                 await future
         self._awaited = None
 
-    def _something_ended(self) -> None:
+    def something_ended(self) -> None:
         if self._awaited is not None and not self._awaited[1].done() and self._awaited[0]():
             self._awaited[1].set_result(None)
 
@@ -185,7 +170,7 @@ class Server:
     def ended(self, task: asyncio.Task[None]) -> None:
         """A handler is about to return."""
         self._tasks.discard(task)
-        self._something_ended()
+        self.something_ended()
 
     def cancel(self, task: asyncio.Task[None]) -> None:
         task.add_done_callback(self.ended)  # one that has not begun yet will never tell
@@ -195,112 +180,28 @@ class Server:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
-        self._arriving.pop(connection, None)
+        self._acceptor.opened(connection)
 
     def idle(self, connection: Connection) -> None:
         self._idle[connection] = None
 
     def busy(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
-        self._something_ended()
+        self.something_ended()
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._idle.pop(connection, None)
-        self._something_ended()
-        if not self._accepting and not self.draining and self._resume_accept is None:
-            self._accept_again()
+        self.something_ended()
+        self._acceptor.room_again()
 
-    # --- accepting
+    @property
+    def has_idle(self) -> bool:
+        return bool(self._idle)
 
-    def _accept_again(self) -> None:
-        self._resume_accept = None
-        self._accepting = True
-        for listener in self._listeners:
-            self.loop.add_reader(listener.fileno(), self._accept, listener)
-
-    def _pause_accept(self) -> None:
-        self._accepting = False
-        for listener in self._listeners:
-            self.loop.remove_reader(listener.fileno())
-
-    def _stop_accepting(self) -> None:
-        if self._accepting:
-            self._pause_accept()
-        self._accepting = False
-        if self._resume_accept is not None:
-            self._resume_accept.cancel()
-            self._resume_accept = None
-        for listener in self._listeners:
-            listener.close()
-        self._listeners = []
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            full = self.connections >= self._most
-            if full and not self._idle and not (self._ssl and self._arriving):
-                self._pause_accept()  # until one closes
-                return
-            try:
-                sock, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
-                    raise
-                self._back_off(error)
-                return
-            if full:
-                self._shed()
-            connection = Connection(self)
-            task = self.loop.create_task(self._attach(connection, sock))
-            self._arriving[connection] = (task, sock)
-            task.add_done_callback(functools.partial(self._arrived, connection))
-
-    def _back_off(self, error: OSError) -> None:
-        """Out of descriptors or memory: connections wait in the kernel's queue for a moment. One line a second."""
-        now = self.loop.time()
-        if now - self._told_at >= 1.0:
-            self._told_at = now
-            log.warning("cannot accept: %s; %d connections are open", error.strerror, self.connections)
-        self._pause_accept()
-        self._resume_accept = self.loop.call_later(_BACK_OFF_S, self._accept_again)
-
-    def _shed(self) -> None:
-        """Makes room: the oldest idle connection goes, else the oldest handshake."""
-        if self._idle:
-            next(iter(self._idle)).abort()
-        else:
-            task, sock = self._arriving.pop(next(iter(self._arriving)))
-            task.add_done_callback(lambda _: sock.close())  # it may not have begun
-            task.cancel()
-
-    async def _attach(self, connection: Connection, sock: socket.socket) -> None:
-        try:
-            self._tune(sock)
-            await self.loop.connect_accepted_socket(
-                lambda: connection,
-                sock,
-                ssl=self._ssl,
-                ssl_handshake_timeout=self.limits.tls_handshake_s if self._ssl else None,
-                ssl_shutdown_timeout=self.limits.linger_s if self._ssl else None,
-            )
-        except OSError:  # the client left, or its handshake failed
-            sock.close()
-
-    def _arrived(self, connection: Connection, _: asyncio.Task[None]) -> None:
-        arriving = self._arriving.pop(connection, None)
-        if arriving is not None:  # it never opened: cancelled, perhaps before it had begun
-            arriving[1].close()
-        self._something_ended()
-
-    def _tune(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        if self.limits.send_buffer_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, int(self.limits.write_stall_s * 1000))
+    def shed(self) -> None:
+        """Drops the oldest idle connection."""
+        next(iter(self._idle)).abort()
 
     # --- time
 

@@ -203,7 +203,7 @@ class Upstream(asyncio.Protocol):
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         self._held = 0
-        if self._paused and not self.closed:
+        if self._paused and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
         return data
