@@ -31,13 +31,13 @@ def serve(context: click.Context, config: Path | None) -> None:
     """
     settings, catalogue = configuration(config)
     try:
-        from cortex_gateway import server
+        from cortex_gateway.server import main
     except ModuleNotFoundError as missing:
         if missing.name not in ("cortex_gateway", "cortex_gateway.server"):
             raise
         hint = "install it from the same checkout (pip install ./packages/cortex-core ./packages/cortex-gateway)"
         raise Failure(Exit.FAILED, "not_installed", f"the gateway is not installed: {hint}") from missing
-    context.exit(server.main(settings, catalogue))
+    context.exit(main(settings, catalogue))
 
 
 def configuration(path: Path | None) -> tuple[CortexConfig, Catalogue]:
