@@ -53,7 +53,7 @@ def check_envelope(body: bytes, dialect: Dialect) -> str:
 
 # Anthropic's list of types at https://docs.claude.com/en/api/errors.
 ANTHROPIC_STATUS = {
-    "invalid_request_error": {400, 405, 501},
+    "invalid_request_error": {400, 405, 409, 501},
     "authentication_error": {401},
     "permission_error": {403},
     "not_found_error": {404},

@@ -124,7 +124,7 @@ def render(error: CortexError, dialect: Dialect, request_id: str = "") -> Render
     headers = [(b"content-type", b"application/json")]
     if error.rule.retryable:
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s or 1))))
-    elif status >= 500:
+    elif status >= 500 or status == 409:  # both of which the SDKs would repeat
         headers.append((b"x-should-retry", b"false"))
     if request_id:
         headers.append((b"x-request-id", request_id.encode()))
