@@ -17,6 +17,7 @@ from cortex_core.http.body import ChunkedBody, LengthBody
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.framing import whole_answer
 from cortex_core.http.head import Head, HeadReader, Refusal
+from cortex_core.http.pace import BodyPace, ReaderPace
 
 if TYPE_CHECKING:
     from cortex_core.http.server import Server
@@ -35,14 +36,11 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
-        "_body_bytes",
-        "_body_since",
         "_exchange",
-        "_paused_at",
+        "_pace",
         "_pending",
         "_reader",
-        "_stalled_at",
-        "_stalled_since",
+        "_reader_pace",
         "can_write",
         "client",
         "deadline",
@@ -67,13 +65,10 @@ class Connection(asyncio.Protocol):
         self.is_tls = False
         self.client: tuple[str, int] | None = None
         self.local: tuple[str, int] | None = None
-        self._stalled_since = 0.0  # when its reader last took something
-        self._stalled_at = 0  # bytes that were unsent then
         self._reader: HeadReader | None = None
         self._body: LengthBody | ChunkedBody | None = None
-        self._body_bytes = 0
-        self._body_since: float | None = None  # None: its sender still waits to be told to go on
-        self._paused_at = 0.0
+        self._pace: BodyPace | None = None
+        self._reader_pace: ReaderPace | None = None  # with can_write
         self._exchange: Exchange | None = None
         self._pending = b""  # bytes behind the present request
         self.socket_fd = -1
@@ -108,16 +103,15 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.can_write = self.loop.create_future()
-        self._stalled_since = self.loop.time()
-        self._stalled_at = self.transport.get_write_buffer_size()
+        self._reader_pace = ReaderPace(self.loop.time(), self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         if self.can_write is not None and not self.can_write.done():
             self.can_write.set_result(None)
-        self.can_write = None
+        self.can_write = self._reader_pace = None
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._unwatch()
+        self.server.hangups.unwatch(self.socket_fd)
         self.phase = Phase.CLOSING
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -170,21 +164,24 @@ class Connection(asyncio.Protocol):
             return
         self.phase = Phase.BODY
         self._body = ChunkedBody() if head.length is None else LengthBody(head.length)
-        self._body_bytes = 0
-        self._body_since = None if head.expects_continue else self.loop.time()
+        self._pace = BodyPace()
+        if not head.expects_continue:
+            self.body_awaited()
         exchange.start()
 
     def _read_body(self, data: bytes) -> bytes:
         assert self._body is not None
         assert self._exchange is not None
+        assert self._pace is not None
         self.body_awaited()
         piece, rest = self._body.feed(data)
-        self._body_bytes += len(piece)
-        if self._body_bytes > self.server.limits.body_bytes:
+        self._pace.size += len(piece)
+        if self._pace.size > self.server.limits.body_bytes:
             raise Refusal(413, f"the request's body is over {self.server.limits.body_bytes} bytes")
         done = self._body.done
         if done:
-            self._body = None
+            self.resume_body()  # TLS may deliver what it had read before the pause
+            self._body = self._pace = None
             self.phase = Phase.ANSWER
         if (piece or done) and self._exchange.feed_body(piece, done) > self.server.limits.receive_bytes and not done:
             self._pause_body()
@@ -192,27 +189,22 @@ class Connection(asyncio.Protocol):
 
     def body_awaited(self) -> None:
         """The clock of the body starts: with its first byte, or when its sender is told to go on."""
-        if self._body_since is None:
-            self._body_since = self.loop.time()
+        if self._pace is not None:
+            self._pace.begin(self.loop.time())
 
     def _pause_body(self) -> None:
-        if not self._paused_at:
-            self._paused_at = self.loop.time()
+        if self._pace is not None and not self._pace.paused:
+            self._pace.pause(self.loop.time())
             self.transport.pause_reading()
             self.server.hangups.watch(self.socket_fd, self.abort)
 
     def resume_body(self) -> None:
-        if self._paused_at:
-            assert self._body_since is not None
-            self._body_since += self.loop.time() - self._paused_at  # that time was the app's, not the client's
-            self._unwatch()
+        """The app has taken what there was, or nobody will."""
+        if self._pace is not None and self._pace.paused:
+            self._pace.resume(self.loop.time())
+            self.server.hangups.unwatch(self.socket_fd)
             if not self.transport.is_closing():
                 self.transport.resume_reading()
-
-    def _unwatch(self) -> None:
-        if self._paused_at:
-            self._paused_at = 0.0
-            self.server.hangups.unwatch(self.socket_fd)
 
     # --- answers
 
@@ -295,10 +287,13 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Called by the server several times a second: ends what has taken too long."""
-        if self.can_write is not None and self._is_stalled(now):
+        limits = self.server.limits
+        if self._reader_pace is not None and self._reader_pace.is_stalled(
+            now, self.transport.get_write_buffer_size(), limits
+        ):
             self.abort()
         elif self.phase is Phase.BODY:
-            if self._body_is_slow(now):
+            if self._pace is not None and self._pace.is_too_slow(now, limits):
                 self._refuse(Refusal(408, "the request's body came too slowly"))
         elif self.phase is Phase.ANSWER or now < self.deadline:
             return
@@ -306,23 +301,8 @@ class Connection(asyncio.Protocol):
             self._refuse(Refusal(408, "the request's headers came too slowly"))
         elif self.phase is Phase.IDLE:
             self.close()
-        elif self.can_write is None:
+        elif self._reader_pace is None:
             self.abort()
-
-    def _is_stalled(self, now: float) -> bool:
-        """A reader must take as much as a write buffer holds within the stall limit; one byte at a time is a stall."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent <= self._stalled_at - self.server.limits.write_bytes:
-            self._stalled_at = unsent
-            self._stalled_since = now
-        return now - self._stalled_since > self.server.limits.write_stall_s
-
-    def _body_is_slow(self, now: float) -> bool:
-        limits = self.server.limits
-        if self._body_since is None or self._paused_at:
-            return False
-        taken = now - self._body_since
-        return taken > limits.body_timeout_s or taken > limits.body_grace_s + self._body_bytes / limits.body_bytes_per_s
 
 
 class _Refused(Refusal):
