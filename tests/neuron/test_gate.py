@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -41,13 +42,16 @@ async def test_freed_slots_go_round_robin_by_gateway() -> None:
         await gate.enter(gateway, 5)
         served.append(gateway)
 
+    def served_are(count: int) -> bool:
+        return len(served) == count
+
     async with asyncio.TaskGroup() as group:
         for gateway in ["near", "near", "near", "far", "far"]:
             group.create_task(come(gateway))
         await until_async(lambda: gate.queue == 5)
         for count in range(1, 6):
             gate.leave()
-            await until_async(lambda count=count: len(served) == count)
+            await until_async(partial(served_are, count))
     assert served == ["near", "far", "near", "far", "near"]
 
 

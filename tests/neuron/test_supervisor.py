@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cortex_core.fleet import Profile, Share, State
-from cortex_core.neuron_api import CordonRequest, Demand, DemandRequest, LoadRequest, PinRequest, UnloadRequest, Victim
+from cortex_core.fleet import Demand, Profile, Share, State
+from cortex_core.neuron_api import CordonRequest, DemandRequest, LoadRequest, PinRequest, UnloadRequest, Victim
 from cortex_gateway.sim import clock
 from neuron.engines.base import Ended
 from neuron.operations import Running
 from neuron.refusals import Refused
 from neuron.replicas import REVIVE_S, STALL_S, STRIKES_MOST
-from neuron.resident import TURN_LEAST_S
+from neuron.resident import TURN_LEAST_S, Resident
 from tests.neuron.fleet_of_one import World
 
 SIZES = {"a": 300, "b": 500, "c": 700, "d": 900, "e": 1400}
@@ -57,6 +57,11 @@ async def loaded(world: World, model: str, **more: Any) -> Any:
     await running.wait()
     assert running.error is None, running.error
     return world.replicas.of(model)[0]
+
+
+async def reached(resident: Resident, state: State) -> None:
+    while resident.state is not state:
+        await resident.changed.wait()
 
 
 def victim(world: World, model: str, mode: Any = "idle", drain_s: float = 120.0) -> Victim:
@@ -123,15 +128,12 @@ def test_an_engine_that_dies_is_started_again_at_once_and_then_ever_more_slowly(
         for _ in range(STRIKES_MOST):
             died = world.parts.clock()
             world.owners.engines[-1].end(Ended(clean=False, reason="killed"))
-            while resident.state is not State.LOADING:
-                await resident.changed.wait()
+            await reached(resident, State.LOADING)
             waits.append(world.parts.clock() - died)
-            while resident.state is not State.READY:
-                await resident.changed.wait()
+            await reached(resident, State.READY)
         assert waits == pytest.approx([0.3 + wait for wait in REVIVE_S], abs=0.2)
         world.owners.engines[-1].end(Ended(clean=False, reason="killed again"))
-        while resident.state is not State.FAILED:
-            await resident.changed.wait()
+        await reached(resident, State.FAILED)
         assert list(world.replicas) == []
         [failure] = world.learned.failures()
         assert "killed again" in failure.message
@@ -147,8 +149,7 @@ def test_an_engine_that_served_long_is_started_again_at_once(tmp_path: Path) -> 
             world.owners.engines[-1].end(Ended(clean=False, reason="killed"))
             began = world.parts.clock()
             await resident.changed.wait()
-            while resident.state is not State.READY:
-                await resident.changed.wait()
+            await reached(resident, State.READY)
             assert world.parts.clock() - began < 6
 
     in_virtual_time(tmp_path, scene)

@@ -6,9 +6,11 @@ Each has room for two of its three models at a time.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -68,7 +70,16 @@ def real_host() -> Iterator[Host]:
         yield host
 
 
-@pytest.fixture(params=["sim", pytest.param("vllm", marks=[pytest.mark.engine, needs_vllm])], scope="session")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test runs on the simulated engine; those marked `real`, or with REAL=1 all, on the real one as well."""
+    if "subject" in metafunc.fixturenames:
+        kinds: list[Any] = ["sim"]
+        if hasattr(metafunc.function, "with_real_engine") or os.environ.get("REAL"):
+            kinds.append(pytest.param("vllm", marks=[pytest.mark.engine, needs_vllm]))
+        metafunc.parametrize("kind", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -95,11 +106,11 @@ async def subject(kind: str, real_url: str, short_path: Path) -> AsyncIterator[S
     """A neuron with nothing loaded."""
     if kind == "sim":
         async with running(sim_config(short_path)) as neuron:
-            client = Client(f"http://{neuron.address}")
+            client = Client(f"http://{neuron.address}", connect_timeout_s=10)
             yield Subject(client, SIM_MODELS, REPLICA_MB)
             await client.close()
         return
-    client = Client(real_url)
+    client = Client(real_url, connect_timeout_s=10)
     subject = Subject(client, tuple(MODELS), REPLICA_MB)
     await subject.clear()
     yield subject

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
 
 from cortex_core.dialects.sse import Event, SseDecoder
-from cortex_core.fleet import Profile, Replica
+from cortex_core.fleet import Replica
 from cortex_core.http import BrokenResponse, Client, Response
 from cortex_core.neuron_api import GATEWAY, REPLICA, REQUEST_ID, Operation, Refusal, RefusalBody, Report
 from tests.support.until import until_async
 
 T = TypeVar("T")
 ANSWER_S = 60.0
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _ids = itertools.count(1)
 
 
@@ -99,9 +101,8 @@ class Subject:
 
     # Requests
 
-    def head(self, replica: Replica | None = None, gateway: str = "g1", **more: str) -> dict[str, str]:
-        head = {"content-type": "application/json", REQUEST_ID: f"req-{next(_ids)}", GATEWAY: gateway}
-        return head | ({REPLICA: replica.id} if replica else {}) | more
+    def head(self, replica: Replica, more: Mapping[str, str] = NOTHING, gateway: str = "g1") -> dict[str, str]:
+        return {REQUEST_ID: f"req-{next(_ids)}", GATEWAY: gateway, REPLICA: replica.id, **more}
 
     def chat(self, model: str, tokens: int = 4, *, stream: bool = False) -> dict[str, Any]:
         return {
@@ -112,14 +113,18 @@ class Subject:
             "ignore_eos": True,
         }
 
-    async def ask(self, replica: Replica, tokens: int = 4, **head: str) -> Answer:
+    async def ask(
+        self, replica: Replica, tokens: int = 4, *, head: Mapping[str, str] = NOTHING, gateway: str = "g1"
+    ) -> Answer:
         body = self.chat(replica.model, tokens)
-        return await self.call("POST", "/v1/chat/completions", body, self.head(replica, **head))
+        return await self.call("POST", "/v1/chat/completions", body, self.head(replica, head, gateway))
 
     @asynccontextmanager
-    async def streaming(self, replica: Replica, tokens: int = 1500, **head: str) -> AsyncIterator[Response]:
+    async def streaming(
+        self, replica: Replica, tokens: int = 1500, *, head: Mapping[str, str] = NOTHING
+    ) -> AsyncIterator[Response]:
         """A long stream whose first bytes are here."""
-        pairs = [(name.encode(), value.encode()) for name, value in self.head(replica, **head).items()]
+        pairs = [(name.encode(), value.encode()) for name, value in self.head(replica, head).items()]
         body = msgspec.json.encode(self.chat(replica.model, tokens, stream=True))
         async with self.client.request(
             "POST", "/v1/chat/completions", headers=pairs, body=body, timeout_s=ANSWER_S
@@ -186,5 +191,10 @@ async def rest_of(response: Response) -> tuple[bytes, bool]:
     return b"".join(pieces), True
 
 
-def profile(**fields: Any) -> Profile:
-    return msgspec.convert(fields, Profile)
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+def real(test: Test) -> Test:
+    """Marks what is run with a real engine as well: where the engine is what it is about."""
+    test.with_real_engine = True  # type: ignore[attr-defined]
+    return test

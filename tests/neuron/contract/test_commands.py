@@ -9,10 +9,11 @@ import pytest
 
 from cortex_core.fleet import State
 from cortex_core.neuron_api import Operation
-from tests.neuron.contract.subject import Events, Subject, rest_of
+from tests.neuron.contract.subject import Events, Subject, real, rest_of
 from tests.support.until import until_async
 
 
+@real
 async def test_a_model_is_loaded_answers_and_is_unloaded(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
     assert replica.state is State.READY
@@ -31,6 +32,7 @@ async def test_the_originals_bodies_are_understood(subject: Subject) -> None:
     assert (await subject.command("/models/unload", model_id=model)).status == 404
 
 
+@real
 async def test_loads_of_one_model_are_one_load(subject: Subject) -> None:
     answers = await asyncio.gather(*(subject.try_load(subject.models[0]) for _ in range(5)))
     assert [answer.status for answer in answers] == [200] * 5
@@ -63,6 +65,7 @@ async def test_without_waiting_the_operation_is_followed(subject: Subject) -> No
     await until_async(done)
 
 
+@real
 async def test_progress_is_streamed_to_the_result(subject: Subject) -> None:
     body = b'{"model_id": "%b"}' % subject.models[0].encode()
     accept = [(b"accept", b"text/event-stream")]
@@ -82,6 +85,7 @@ async def test_a_caller_whose_time_is_over_does_not_end_the_load(subject: Subjec
     await subject.until_state(subject.models[0], "ready")
 
 
+@real
 async def test_a_swap_is_one_operation(subject: Subject) -> None:
     first = await subject.load(subject.models[0])
     await subject.load(subject.models[1])
@@ -133,6 +137,7 @@ async def test_a_victim_with_a_lease_is_not_idle(subject: Subject) -> None:
         assert (await subject.until_state(subject.models[0], "ready")).id == first.id
 
 
+@real
 async def test_a_drained_victim_finishes_its_streams_and_then_goes(subject: Subject) -> None:
     first = await subject.load(subject.models[0])
     await subject.load(subject.models[1])
@@ -159,6 +164,7 @@ async def test_a_drain_that_takes_too_long_opens_the_gate_again(subject: Subject
     assert await subject.replica(subject.models[1]) is None
 
 
+@real
 async def test_unload_is_refused_while_busy_unless_it_drains_or_cuts(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
     async with subject.streaming(replica) as response:

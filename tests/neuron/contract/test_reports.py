@@ -15,7 +15,7 @@ from cortex_core.neuron_api import (
     Report,
     Version,
 )
-from tests.neuron.contract.subject import Subject
+from tests.neuron.contract.subject import Subject, real
 
 
 async def test_version_says_what_is_spoken(subject: Subject) -> None:
@@ -31,6 +31,7 @@ async def test_another_version_of_the_contract_is_refused(subject: Subject) -> N
     assert (await subject.call("GET", "/models", headers={API_HEADER: "1"})).status == 200
 
 
+@real
 async def test_discovery_names_devices_engines_and_checkpoints(subject: Subject) -> None:
     found = await subject.get("/discovery", Discovery)
     assert found.name == "beast"
@@ -41,6 +42,7 @@ async def test_discovery_names_devices_engines_and_checkpoints(subject: Subject)
     assert engine.simulated == (engine.kind == "sim")
 
 
+@real
 async def test_a_report_is_whole_and_its_invariants_hold(subject: Subject) -> None:
     await subject.load(subject.models[0])
     report = await subject.report()

@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from cortex_core.neuron_api import DEADLINE_S, INSTANCE, REPLICA, REQUEST_ID, FinishedEvent, Health
-from tests.neuron.contract.subject import Subject, rest_of
+from tests.neuron.contract.subject import Subject, real, rest_of
 from tests.support.until import until_async
 
 
+@real
 async def test_a_stream_comes_through_to_its_end(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
-    async with subject.streaming(replica, tokens=8) as response:
+    async with subject.streaming(replica, tokens=200) as response:
         assert response.header(b"content-type") == b"text/event-stream; charset=utf-8"
         assert response.header(b"x-cortex-replica") == replica.id.encode()
         body, clean = await rest_of(response)
@@ -22,6 +23,7 @@ async def test_a_stream_comes_through_to_its_end(subject: Subject) -> None:
     assert body.endswith(b"data: [DONE]\n\n")
 
 
+@real
 async def test_completions_are_served_as_well(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
     body = {"model": replica.model, "prompt": "one two", "max_tokens": 3}
@@ -39,6 +41,7 @@ async def test_without_a_replica_the_model_in_the_body_counts(subject: Subject) 
     assert (answer.status, answer.refusal.field) == (422, "model")
 
 
+@real
 async def test_a_lease_lasts_from_the_head_to_the_last_byte(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
     async with subject.streaming(replica, tokens=20) as response:
@@ -50,6 +53,7 @@ async def test_a_lease_lasts_from_the_head_to_the_last_byte(subject: Subject) ->
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@real
 async def test_goal_R12_a_client_that_leaves_frees_its_lease(subject: Subject, stream: bool) -> None:
     replica = await subject.load(subject.models[0])
     body = subject.chat(replica.model, 1500, stream=stream)
@@ -65,14 +69,15 @@ async def test_goal_R12_a_client_that_leaves_frees_its_lease(subject: Subject, s
     await subject.until_idle(replica.model, timeout_s=1)
 
 
+@real
 async def test_usage_is_told_to_the_gateway_also_of_a_request_cut_short(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
     async with subject.events("g1") as events:
-        await subject.ask(replica, tokens=5, **{REQUEST_ID: "whole"})
+        await subject.ask(replica, tokens=5, head={REQUEST_ID: "whole"})
         whole = await events.until("finished", FinishedEvent)
         assert (whole.request_id, whole.completion_tokens, whole.gateway) == ("whole", 5, "g1")
         assert whole.prompt_tokens > 0
-        async with subject.streaming(replica, **{REQUEST_ID: "cut"}) as response:
+        async with subject.streaming(replica, head={REQUEST_ID: "cut"}) as response:
             while b"content" not in await response.read_some():
                 pass
             await response.read_some()
@@ -86,20 +91,20 @@ async def test_usage_is_told_to_the_gateway_also_of_a_request_cut_short(subject:
 
 async def test_no_request_is_executed_twice(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
-    async with subject.streaming(replica, **{REQUEST_ID: "once"}):
-        answer = await subject.ask(replica, **{REQUEST_ID: "once"})
+    async with subject.streaming(replica, head={REQUEST_ID: "once"}):
+        answer = await subject.ask(replica, head={REQUEST_ID: "once"})
         assert (answer.status, answer.refusal.code, answer.refusal.executed) == (409, "duplicate", "yes")
     await subject.until_idle(replica.model)
-    answer = await subject.ask(replica, **{REQUEST_ID: "once"})
+    answer = await subject.ask(replica, head={REQUEST_ID: "once"})
     assert (answer.refusal.code, answer.refusal.executed) == ("duplicate", "yes")
 
 
 async def test_another_instance_is_outrun(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
-    answer = await subject.ask(replica, **{INSTANCE: "another"})
+    answer = await subject.ask(replica, head={INSTANCE: "another"})
     assert (answer.status, answer.refusal.code, answer.refusal.executed) == (409, "outrun", "no")
     instance_id = (await subject.report()).instance_id
-    assert (await subject.ask(replica, **{INSTANCE: instance_id})).status == 200
+    assert (await subject.ask(replica, head={INSTANCE: instance_id})).status == 200
 
 
 async def test_a_replica_that_is_gone_refuses_with_what_there_is(subject: Subject) -> None:
@@ -134,7 +139,7 @@ async def test_slots_and_queues_are_bounded(subject: Subject) -> None:
     options = {"max_in_flight": 1, "max_queue_depth": 1}
     replica = await subject.load(subject.models[0], options=options)
     async with subject.streaming(replica), asyncio.TaskGroup() as group:
-        waiting = group.create_task(subject.ask(replica, **{DEADLINE_S: "30"}))
+        waiting = group.create_task(subject.ask(replica, head={DEADLINE_S: "30"}))
 
         async def queued() -> bool:
             found = await subject.replica(replica.model)
@@ -143,7 +148,7 @@ async def test_slots_and_queues_are_bounded(subject: Subject) -> None:
         await until_async(queued)
         answer = await subject.ask(replica)
         assert (answer.status, answer.refusal.code, answer.refusal.retry) == (503, "full", "here")
-        late = await subject.ask(replica, gateway="g2", **{DEADLINE_S: "0.05"})
+        late = await subject.ask(replica, gateway="g2", head={DEADLINE_S: "0.05"})
         assert (late.status, late.refusal.code) == (504, "deadline")
         waiting.cancel()
     await subject.until_idle(replica.model)
@@ -154,11 +159,12 @@ async def test_slots_and_queues_are_bounded(subject: Subject) -> None:
 )
 async def test_a_bad_head_is_refused_before_the_body(subject: Subject, head: dict[str, str]) -> None:
     replica = await subject.load(subject.models[0])
-    answer = await subject.ask(replica, **head)
+    answer = await subject.ask(replica, head=head)
     assert answer.status in (409, 422)
     assert answer.refusal.executed == "no"
 
 
+@real
 async def test_what_the_engine_refuses_comes_through_as_it_said_it(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
     body = subject.chat(replica.model) | {"max_tokens": 10_000_000}
@@ -176,6 +182,7 @@ async def test_many_at_once_are_all_answered(subject: Subject) -> None:
     assert health.replicas[0].in_flight == 0
 
 
+@real
 async def test_metrics_show_devices_replicas_and_the_engines_own(subject: Subject) -> None:
     replica = await subject.load(subject.models[0])
     await subject.ask(replica, tokens=3)

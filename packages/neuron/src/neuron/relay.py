@@ -22,7 +22,7 @@ BODY_LIMIT = 64 * 2**20
 QUEUE_S = 60.0  # in a replica's queue, when the caller says nothing
 ID_LIMIT = 200  # characters
 ADMINISTRATION = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})  # of an engine: not for requests
-PASSED_IN = frozenset({b"content-type", b"accept", b"traceparent", b"tracestate"})
+PASSED_IN = frozenset({b"accept", b"traceparent", b"tracestate"})
 KEPT_BACK = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"})
 
 
@@ -134,7 +134,7 @@ class Relay:
             raise Refused("failed", f"the engine of {resident.model} is gone: {resident.reason}")
         self._learned.used(resident.model, resident.digest)
         headers = [(name, value) for name, value in request.headers if name in PASSED_IN]
-        headers.append((b"x-request-id", executed.id.encode("latin-1")))
+        headers += [(b"content-type", _content_type(request)), (REQUEST_ID.encode(), executed.id.encode("latin-1"))]
         try:
             async with client.request("POST", _target(request), headers=headers, body=body) as response:
                 resident.progressed_at = self._clock()
@@ -166,6 +166,16 @@ class Relay:
             else:
                 await stream.end()
         return None
+
+
+def _content_type(request: Request) -> bytes:
+    """JSON, unless the caller says something that curl does not say by itself."""
+    given = request.header("content-type")
+    return (
+        b"application/json"
+        if given is None or given == "application/x-www-form-urlencoded"
+        else given.encode("latin-1")
+    )
 
 
 def _target(request: Request) -> str:

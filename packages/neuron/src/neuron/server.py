@@ -14,6 +14,7 @@ from typing import Any
 
 from cortex_core.config import NeuronConfig
 from cortex_core.http import Limits, Server, address_of, bind
+from cortex_core.http import run as serve
 from neuron.api import Api
 from neuron.app import App, render_error
 from neuron.events import Hub
@@ -191,4 +192,4 @@ def run(config: NeuronConfig) -> None:
             loop.add_signal_handler(number, on_signal, number)
         await neuron.run()
 
-    asyncio.run(main())
+    serve(main())

@@ -21,6 +21,7 @@ import msgspec
 from cortex_core.config.neuron import SimTable
 from cortex_core.fleet import MEBIBYTE
 from cortex_core.http import EventStream, Limits, Receive, Request, Scope, Send, Server, bind, respond, respond_json
+from cortex_core.neuron_api import REQUEST_ID
 from neuron.engines.base import Ended, EngineFailed, Facts, Finished, LoadSpec, Progress
 
 PHASES = ("fork", "config", "engine", "device", "weights", "profile", "kv_cache", "warmup", "serving")
@@ -228,7 +229,7 @@ class SimEngine:
         if "!error" in prompt:
             return await self._refuse(send, 500, "the prompt asked for an error")
         chat = request.path.endswith("/chat/completions")
-        run = Run(self, ask, prompt, count, request.header("x-request-id") or "", chat)
+        run = Run(self, ask, prompt, count, request.header(REQUEST_ID) or "", chat)
         self._requests += 1
         try:
             await (run.stream(send) if ask.stream else run.whole(send))
