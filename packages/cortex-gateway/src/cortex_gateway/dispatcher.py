@@ -268,6 +268,9 @@ class Dispatcher:
         want = lease.want
         if want.model not in self._fleet.profiles:
             raise CortexError("model_not_found", f"model: {want.model}", param="model")
+        if self.clock() > want.arrived + want.hold_s:  # neurons refused it until its time was over
+            self._room.expect_back(want, want.arrived, self.clock())
+            raise self._too_late(want)
         found = None if want.model in self._room else pick(self.picture(), want.model, want.key)
         if found is not None:
             self._count((found[0].name, found[1].id))
@@ -288,7 +291,7 @@ class Dispatcher:
                 self.pump()
                 key = await waiter.future
         except TimeoutError:
-            self._room.expect_back(waiter, self.clock())
+            self._room.expect_back(want, waiter.arrived, self.clock())
             raise self._too_late(want) from None
         finally:
             if key is None:

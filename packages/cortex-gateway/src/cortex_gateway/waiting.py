@@ -131,10 +131,10 @@ class WaitingRoom:
         """Those who wait for a model, without taking them."""
         return list(self._queues.get(model, ()))
 
-    def expect_back(self, waiter: Waiter, now: float) -> None:
+    def expect_back(self, want: Want, arrived: float, now: float) -> None:
         """It is told to come again: until then its place is kept for it, and a load for it goes on."""
-        self._tickets[(waiter.want.model, waiter.caller)] = (waiter.arrived, now + TICKET_S)
-        self._tickets.move_to_end((waiter.want.model, waiter.caller))
+        self._tickets[want.model, want.caller] = (arrived, now + TICKET_S)
+        self._tickets.move_to_end((want.model, want.caller))
         if len(self._tickets) > ALL_WAITERS * self._max_waiters:
             self._tickets.popitem(last=False)
 
