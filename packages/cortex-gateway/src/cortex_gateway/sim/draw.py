@@ -9,6 +9,7 @@ import random
 
 from cortex_core.fleet import Device, Profile, Replicas
 from cortex_gateway.dispatcher import Rules
+from cortex_gateway.policy.eviction import Strategy
 from cortex_gateway.sim.clients import Client, poisson, sequential, sessions, together, zipf
 from cortex_gateway.sim.engine import Speed
 from cortex_gateway.sim.scenario import Scenario, device
@@ -19,6 +20,7 @@ KINDS: tuple[Kind, ...] = (
     *("crash", "crash", "partition", "partition", "clog", "loss", "load", "load", "load"),
     *("cordon", "gateway", "unload", "pin", "stranger"),
 )
+STRATEGIES: tuple[Strategy, ...] = ("cost", "cost", "lru", "priority")
 
 
 def drawn(seed: int, *, requests: int = 100, over_s: float = 40.0) -> Scenario:
@@ -30,14 +32,15 @@ def drawn(seed: int, *, requests: int = 100, over_s: float = 40.0) -> Scenario:
     if dice.random() < 0.5:
         gateways["gw2"] = dice.choice([0.0, 0.002, 0.2])
     kind = dice.choice([poisson, zipf, sessions, together, sequential])
+    strategy = dice.choice(STRATEGIES)
     clients: tuple[Client, ...] = kind(dice, tuple(known), tuple(gateways), requests, over_s)
     faults = (_fault(dice, tuple(fleet), tuple(known), tuple(gateways), over_s) for _ in range(dice.randint(0, 5)))
     return Scenario(
         neurons=fleet,
         models=known,
-        profiles={name: _profile(dice, name, model, tuple(fleet)) for name, model in known.items()},
+        profiles={name: _profile(dice, name, model, tuple(fleet), strategy) for name, model in known.items()},
         gateways=gateways,
-        rules=Rules(strategy=dice.choice(["cost", "cost", "lru", "priority"]), defrag_after=dice.choice([0, 3])),
+        rules=Rules(strategy=strategy, defrag_after=dice.choice([0, 3])),
         clients=clients,
         faults=tuple(faults),
     )
@@ -57,15 +60,16 @@ def _model(dice: random.Random) -> Model:
     )
 
 
-def _profile(dice: random.Random, name: str, model: Model, neurons: tuple[str, ...]) -> Profile:
+def _profile(dice: random.Random, name: str, model: Model, neurons: tuple[str, ...], strategy: Strategy) -> Profile:
     return Profile(
         id=name,
         vram_mb=model.need_mb if dice.random() < 0.7 else 0,  # unwritten: the neuron's refusal teaches it
         min_devices=dice.choice([1, 1, 1, 1, 2]),
         pinned_on=(dice.choice(neurons),) if dice.random() < 0.1 else (),
         residency_priority=dice.choice([None, None, 50, 200]),
-        replicas=Replicas(min=dice.choice([0, 0, 0, 1]), max=dice.choice([1, 1, 2])),
-        ttl_s=dice.choice([0.0, 0.0, 5.0]),
+        # Under `priority` a lower model waits until a higher one leaves by itself.
+        replicas=Replicas(min=dice.choice([0, 0, 0, 1]) if strategy != "priority" else 0, max=dice.choice([1, 1, 2])),
+        ttl_s=dice.choice([0.0, 0.0, 5.0]) if strategy != "priority" else 5.0,
     )
 
 

@@ -49,7 +49,8 @@ class Engine:
 
     def __init__(self, speed: Speed) -> None:
         self.speed = speed
-        self.served = 0
+        self.begun = 0  # requests that got a slot
+        self.ended = 0  # those of them that are over, however
         self.used_at = 0.0
         self.empty = asyncio.Event()
         self.empty.set()
@@ -74,7 +75,7 @@ class Engine:
         self._reckon()
         return generation.begun or (self._running.get(generation.id) is generation and self._is_begun(generation))
 
-    def admit(self, generation: Generation) -> None:
+    def admit(self, generation: Generation, deadline_s: float = 0.0) -> None:
         """Raises Refused (`full`) when its gateway's queue is as long as it may be."""
         if len(self._running) < self.speed.max_in_flight and not self._queues:
             self._begin(generation)
@@ -83,6 +84,8 @@ class Engine:
         if len(waiting) >= self.speed.max_queue_depth:
             raise refused("full", f"{self.in_flight} requests run and {self.queue} wait", retry_in_s=1.0)
         self._queues.setdefault(generation.gateway, deque()).append(generation)
+        if deadline_s:
+            self._loop.call_later(deadline_s, self._expire, generation)
 
     def leave(self, generation: Generation) -> None:
         """Its client went away, or its answer is complete. Nothing happens when it is not here any more."""
@@ -90,13 +93,23 @@ class Engine:
             self._reckon()
             generation.begun = self._is_begun(generation)
             del self._running[generation.id]
+            self.ended += 1
             self._next()
         else:
-            queue = self._queues.get(generation.gateway, deque())
-            if generation in queue:
-                queue.remove(generation)
-                if not queue:
-                    del self._queues[generation.gateway]
+            self._unqueue(generation)
+
+    def _expire(self, generation: Generation) -> None:
+        if self._unqueue(generation):
+            _end(generation, refused("deadline", "no slot became free in time"))
+
+    def _unqueue(self, generation: Generation) -> bool:
+        queue = self._queues.get(generation.gateway)
+        if queue is None or generation not in queue:
+            return False
+        queue.remove(generation)
+        if not queue:
+            del self._queues[generation.gateway]
+        return True
 
     def refuse_waiting(self, refusal: Refused) -> None:
         """The gate closed: who waits is sent away, not executed; who runs goes on."""
@@ -123,6 +136,7 @@ class Engine:
     def _begin(self, generation: Generation) -> None:
         self._reckon()
         self._running[generation.id] = generation
+        self.begun += 1
         self.empty.clear()
         generation.first_at = self._done + self.speed.first_tokens
         generation.last_at = generation.first_at + generation.tokens
@@ -166,7 +180,7 @@ class Engine:
         self._reckon()
         self._timer = None
         del self._running[generation.id]
-        self.served += 1
+        self.ended += 1
         _end(generation, None)
         self._next()
 

@@ -23,6 +23,7 @@ from cortex_gateway.sim.neuron import Head, SimNeuron
 
 MOST_UNREACHABLE = 2  # connections that could not be made, for one request
 UNREACHABLE_S = 1.0
+DEADLINE_LEAST_S = 0.001  # 0 would be none
 AGAIN_S, AGAIN_MAX_S = 0.05, 1.0  # between decisions, when a neuron refuses again and again
 
 
@@ -125,11 +126,13 @@ class SimGateway:
             refused += 1
 
     async def _attempt(self, lease: Lease, tokens: int) -> None:
+        want = lease.want
         head = Head(
-            request_id=lease.want.request_id,
+            request_id=want.request_id,
             gateway=self.name,
             instance_id=lease.neuron.instance_id,
             replica=lease.replica.id,
+            deadline_s=max(DEADLINE_LEAST_S, want.arrived + want.hold_s - self.dispatcher.clock()),
         )
         try:
             await self.links[lease.neuron.name].request(head, tokens)

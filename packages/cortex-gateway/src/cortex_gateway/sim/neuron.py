@@ -38,6 +38,7 @@ class Head(Struct, frozen=True, kw_only=True):
     gateway: str
     instance_id: str
     replica: str
+    deadline_s: float = 0.0  # by when it must have a slot; 0: never
 
 
 class SimNeuron(Swaps):
@@ -110,7 +111,7 @@ class SimNeuron(Swaps):
         if head.request_id in self._requests:
             raise self.refuse("duplicate", "this request runs already", executed="yes")
         generation = Generation(head.gateway, head.request_id, tokens)
-        row.engine.admit(generation)
+        row.engine.admit(generation, head.deadline_s)
         self._requests[generation.id] = row
         self.used(row)
         return generation

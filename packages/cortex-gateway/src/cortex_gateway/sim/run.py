@@ -90,8 +90,9 @@ class _World:
         self._processes: dict[str, asyncio.Task[None]] = {}
         self._dead: list[SimGateway] = []
         self._turns = invariants.Turns()
+        parted = any(fault.kind in {"partition", "clog"} for fault in scenario.faults)
+        self._late_s = invariants.LATE_S + (invariants.PARTED_S if parted else 0.0)
         self._answers: list[Answer] = []
-        self._hold_s = max((client.hold_s for client in scenario.clients), default=0.0)
 
     async def play(self) -> Outcome:
         async with asyncio.TaskGroup() as self._tasks:
@@ -126,7 +127,7 @@ class _World:
     def _changed(self, neuron: SimNeuron, row: Row) -> None:
         invariants.check_change(neuron, row, self.gateways.values())
         for gateway in self.gateways.values():
-            invariants.check_books(gateway, self._hold_s)
+            invariants.check_books(gateway)
         self._look_at_turns(neuron.now)
 
     def _look_at_turns(self, now: float) -> None:
@@ -204,9 +205,7 @@ class _World:
             async with connection:
                 await gateway.serve(want, ask.tokens)
         except CortexError as error:
-            held_s = asyncio.get_running_loop().time() - now
-            if held_s > client.hold_s + invariants.LATE_S:
-                raise invariants.Violation(f"{request_id} was held for {held_s:g} s, then refused") from error
+            invariants.check_held(want, asyncio.get_running_loop().time(), error.kind, self._late_s)
             return error.kind, error.retry_after_s if error.rule.retryable else None
         except Broken as broken:
             if connection.was_severed:

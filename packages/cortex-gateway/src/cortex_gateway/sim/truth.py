@@ -152,7 +152,7 @@ class Truth:
         """A fresh replica is protected until its first request has ended, then for its turn while it has demand."""
         if row.ready_at is None or row.state is not State.READY:
             return 0.0
-        guard_s = 0.0 if row.engine.served else GUARD_S
+        guard_s = 0.0 if row.engine.ended else GUARD_S
         if not row.is_idle or any(row.model in models for models in self._demands().values()):
             guard_s = max(guard_s, turn_s(row.load_s))
         return max(0.0, row.ready_at + guard_s - self.now)
