@@ -16,11 +16,9 @@ from contextlib import AsyncExitStack
 from importlib import metadata
 from typing import Self
 
-import uvloop
-
 from cortex_core.config import Catalogue, CortexConfig
 from cortex_core.config.values import is_loopback
-from cortex_core.http import Limits, Server, address_of, bind
+from cortex_core.http import ASGIApp, HostGuard, Limits, Server, address_of, bind, own_names, run
 from cortex_core.logs import set_up_logs
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
@@ -45,8 +43,7 @@ def main(config: CortexConfig, catalogue: Catalogue) -> int:
     """Serve until a signal; the process's exit status."""
     set_up_logs()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(config, catalogue))
+        run(serve(config, catalogue))
     except OSError as error:  # a port that is taken, an address that is not ours
         log.error("%s", error)
         return 1
@@ -80,9 +77,12 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
         )
         telemetry.watch(dispatcher)
         app = build(config.gateway, dispatcher, neurons, telemetry, ids, token=config.fleet.token, version=version)
+        errors = ServerErrors(ids)
         limits = Limits(body_bytes=config.gateway.max_body_mb << 20, keep_alive_s=120.0)
-        server = Server(app, listeners=[listener], limits=limits, errors=ServerErrors(ids))
-        metrics = Server(telemetry.app, listeners=[metrics_listener], limits=_METRICS_LIMITS)
+        guarded = _guarded(app, config, addresses[0], errors)
+        server = Server(guarded, listeners=[listener], limits=limits, errors=errors)
+        guarded = _guarded(telemetry.app, config, addresses[1], errors)
+        metrics = Server(guarded, listeners=[metrics_listener], limits=_METRICS_LIMITS)
         stop = stack.enter_context(_Signals()).stop
         try:
             async with asyncio.TaskGroup() as tasks, metrics, server:
@@ -97,6 +97,12 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
                 raise _Stopped
         except* _Stopped:
             log.info("stopped")
+
+
+def _guarded(app: ASGIApp, config: CortexConfig, address: str, errors: ServerErrors) -> ASGIApp:
+    """For browsers that are made to ask: only by our own names (F63)."""
+    names, any_address = own_names(address)
+    return HostGuard(app, hosts={*config.gateway.hosts, *names}, any_address=any_address, errors=errors)
 
 
 class _Signals:

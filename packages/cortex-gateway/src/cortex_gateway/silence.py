@@ -34,7 +34,7 @@ class Silence:
         self._broken_at = 0.0
         self._kept_alive = 0
         self._speaking: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, self._left_s()), self._look)
+        self._timer = asyncio.get_running_loop().call_later(_soon(self._left_s()), self._look)
 
     async def start(self) -> None:
         """The head, unless it is out."""
@@ -63,13 +63,18 @@ class Silence:
         loop, left_s = asyncio.get_running_loop(), self._left_s()
         if left_s <= 0 and (self._speaking is None or self._speaking.done()):  # not done: the client does not read
             self._speaking = loop.create_task(self._speak(), name=f"keep alive {self._call.record.request_id}")
-        self._timer = loop.call_later(left_s if left_s > 0 else KEEP_ALIVE_S, self._look)
+        self._timer = loop.call_later(_soon(left_s), self._look)
 
     async def _speak(self) -> None:
         await self.start()
         self.broken()
         self._kept_alive += 1
         await self._out.write(_COMMENT if self._kept_alive % EVENT_EVERY else _nothing_new(self._call))
+
+
+def _soon(left_s: float) -> float:
+    """When to look again: the head may go out at any time, and then another clock counts."""
+    return min(left_s, KEEP_ALIVE_S) if left_s > 0 else KEEP_ALIVE_S
 
 
 def _nothing_new(call: Call) -> bytes:

@@ -10,6 +10,7 @@ from cortex_core.http import Headers, Scope, Send, respond
 ALLOW_POST: Headers = ((b"allow", b"POST"),)
 
 _KINDS = {
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",

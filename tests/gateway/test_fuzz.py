@@ -1,0 +1,90 @@
+"""Nothing that a client sends ends in a 500, and every answer is one that its SDK can read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex_core.config.cortex import Gateway
+from cortex_core.fleet import Profile
+from cortex_core.http import ASGIApp, Message
+from cortex_gateway.api.errors import Ids
+from cortex_gateway.app import build
+from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.neurons import Neurons
+from cortex_gateway.policy.transitions import empty_fleet
+from cortex_gateway.telemetry import Telemetry
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+PATHS = ("/", "/health", "/v1/models", "/v1/models/tiny", "/v1/chat/completions", "/v1/completions", "/cortex/v1/fleet")
+
+
+@pytest.fixture(scope="module")
+def app() -> ASGIApp:
+    """A gateway without neurons: nothing can be relayed."""
+    neurons = Neurons([], gateway="g", token="")
+    dispatcher = Dispatcher(empty_fleet([], {"tiny": Profile(id="tiny")}), neurons)
+    config = Gateway(hold_s=0.0, hold_not_streaming_s=0.0)
+    return build(config, dispatcher, neurons, Telemetry("1"), Ids("f"), token="", version="1")
+
+
+def ask(app: ASGIApp, method: str, path: str, body: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"localhost"), (b"content-length", b"%d" % len(body))],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 31313),
+    }
+
+    async def asked() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(asked())
+    head, *rest = sent
+    return head["status"], dict(head["headers"]), b"".join(message.get("body", b"") for message in rest)
+
+
+paths = st.sampled_from(PATHS) | st.text(st.characters(min_codepoint=32), max_size=30).map(lambda text: "/" + text)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+requests = st.fixed_dictionaries(
+    {},
+    optional={
+        key: st.just("tiny") | values
+        for key in ("model", "messages", "prompt", "stream", "stream_options", "max_tokens", "prompt_cache_key")
+    },
+).map(msgspec.json.encode)
+
+
+@given(st.sampled_from(METHODS), paths, requests | st.binary(max_size=50))
+def test_goal_R60_no_request_ends_in_a_500(app: ASGIApp, method: str, path: str, body: bytes) -> None:
+    status, headers, answer = ask(app, method, path, body)
+    assert status in {200, 400, 404, 405, 503}
+    assert headers[b"x-request-id"].startswith(b"req_")
+    if status != 200 and method != "HEAD" and path != "/health":
+        error = msgspec.json.decode(answer)["error"]
+        assert set(error) >= {"message", "type", "param", "code"}
+        assert error["message"]
+        assert (b"retry-after" in headers) is (status == 503)
