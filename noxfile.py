@@ -44,6 +44,13 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(python=PYTHONS[0])
+def chaos(session: nox.Session) -> None:
+    """The wire's tests in their long form: thousands of clients, faults and malformed requests."""
+    install(session, "test")
+    session.run("pytest", "tests/wire", "--timeout=900", *session.posargs, env={"CHAOS": "1"})
+
+
 @nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train the tiny model with its whole budget; every skill must reach an accuracy of 0.95."""

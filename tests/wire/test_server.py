@@ -22,6 +22,7 @@ from cortex_core.http import (
     respond,
     respond_json,
 )
+from tests.support.scale import scaled
 from tests.support.until import until_async
 from tests.support.wire import raw, request, serving
 
@@ -287,6 +288,31 @@ async def test_a_drain_lets_requests_finish_and_refuses_new_connections_goal_R40
             go_on.set()
             assert (await client.closed()).endswith(b"data: 2\n\n\r\n0\r\n\r\n")
         assert server.in_flight == 0
+
+
+async def test_a_drain_cuts_no_stream_that_ends_in_its_window_goal_R40() -> None:
+    many = scaled(50, 200)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with EventStream(send) as stream:
+            await stream.start(200)
+            for _ in range(20):
+                await stream.write(b"data: 1\n\n")
+                await asyncio.sleep(0.02)
+            await stream.end()
+
+    async with serving(app) as server:
+        opened = [raw(server) for _ in range(many)]
+        clients = [await one.__aenter__() for one in opened]
+        for client in clients:
+            await client.send(request())
+        await until_async(lambda: server.in_flight == many)
+        async with asyncio.TaskGroup() as group:
+            answers = [group.create_task(client.answer(timeout_s=10.0)) for client in clients]
+            await server.drain(10.0)
+        assert all(answer.result().clean and len(answer.result().body) == 180 for answer in answers)
+        for one in opened:
+            await one.__aexit__(None, None, None)
 
 
 async def test_a_drain_cuts_at_its_deadline_with_last_words_goal_R40() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cortex_core.http import Limits, Receive, Request, Scope, Send, respond
 from cortex_core.http.body import ChunkedBody, LengthBody
 from cortex_core.http.head import Head, HeadReader, Refusal
+from tests.support.scale import scaled
 from tests.support.wire import raw, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -272,7 +273,7 @@ async def test_fuzzed_connections_never_end_in_a_500_goal_R60() -> None:
                 assert not answers or answers.startswith(b"HTTP/1.1 ")
                 assert b" 500 " not in answers
 
-        for _ in range(20):
+        for _ in range(scaled(20, 5000)):
             async with asyncio.TaskGroup() as group:
                 for _ in range(20):
                     group.create_task(one())
