@@ -15,12 +15,12 @@ import pytest
 
 from cortex_cli.failures import Exit
 from cortex_cli.main import cortex as group
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ran, Server
 from tests.support.fleets import fleet_view
 from tests.support.ports import free_port
 
 Cortex = Callable[..., Ran]
-Answering = Callable[[int, bytes], AbstractContextManager[str]]
+Answering = Callable[[int, bytes], AbstractContextManager[Server]]
 
 FLEET = msgspec.json.encode(fleet_view())
 READERS = ("status", "ps", "ls")
@@ -48,8 +48,9 @@ def test_every_command_and_every_option_has_help(path: str, cortex: Cortex) -> N
 @pytest.mark.parametrize(("command", "part"), [("status", ""), ("ps", "neurons"), ("ls", "models")])
 def test_json_is_exactly_what_the_api_says(command: str, part: str, cortex: Cortex, answering: Answering) -> None:
     said = json.loads(FLEET) | {"of_a_newer_version": 1}
-    with answering(200, json.dumps(said).encode()) as url:
-        ran = cortex(command, "--gateway", url, "--json")
+    with answering(200, json.dumps(said).encode()) as server:
+        ran = cortex(command, "--gateway", server.url, "--json")
+    assert server.asked == [("GET", "/cortex/v1/fleet", None)]
     assert (ran.code, ran.err) == (Exit.OK, "")
     assert json.loads(ran.out) == (said[part] if part else said)
 
@@ -58,8 +59,8 @@ def test_json_is_exactly_what_the_api_says(command: str, part: str, cortex: Cort
 def test_the_gateway_may_be_named_by_the_environment(
     command: str, cortex: Cortex, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with answering(200, FLEET) as url:
-        monkeypatch.setenv("CORTEX_URL", url + "/")
+    with answering(200, FLEET) as server:
+        monkeypatch.setenv("CORTEX_URL", server.url + "/")
         ran = cortex(command)
     assert (ran.code, ran.err) == (Exit.OK, "")
     assert "busy" in ran.out
@@ -86,8 +87,8 @@ def test_an_answer_that_is_none_ends_with_its_exit_code(
     command: str, status: int, body: Any, code: Exit, says: str, cortex: Cortex, answering: Answering
 ) -> None:
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    with answering(status, content) as url:
-        ran, as_json = cortex(command, "--gateway", url), cortex(command, "--gateway", url, "--json")
+    with answering(status, content) as server:
+        ran, as_json = (cortex(command, "--gateway", server.url, *more) for more in ([], ["--json"]))
     assert (ran.code, ran.out) == (code, "")
     assert ran.err.startswith("cortex: ")
     assert says in ran.err

@@ -74,7 +74,7 @@ class Cluster:
         profile = next(profile for profile in PROFILES if profile["id"] == model)
         status, said = neuron.post("/models/load", {"model": model, "profile": profile})
         assert status == 200, said
-        until(lambda: self._seen(neuron, model), what=f"{model} on {neuron.name} in the gateway's picture")
+        until(lambda: self.on_view(neuron.name, model), what=f"{model} on {neuron.name} in the gateway's picture")
         return said["replica"]
 
     def empty(self) -> None:
@@ -94,8 +94,9 @@ class Cluster:
             neuron.until_engine()
         self.gateway.until_follows(len(self.neurons))
 
-    def _seen(self, neuron: NeuronProcess, model: str) -> bool:
-        [view] = [n for n in self.gateway.fleet()["neurons"] if n["name"] == neuron.name]
+    def on_view(self, neuron: str, model: str) -> bool:
+        """Whether the gateway sees a model ready on a neuron."""
+        [view] = [n for n in self.gateway.fleet()["neurons"] if n["name"] == neuron]
         return any(r["model"] == model and r["state"] == "ready" for r in view["replicas"])
 
     def logs(self) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from cortex_cli.client import gateway_option, post, read
+from cortex_cli.client import BY_CODE, gateway_option, post, read
+from cortex_cli.failures import Exit, Failure
 from cortex_cli.status import json_option
 
 if TYPE_CHECKING:
-    from cortex_core.gateway_api import Done
+    from cortex_core.gateway_api import Done, Explanation
 
 LOAD_TIMEOUT_S = 1000.0
 """Longer than the neuron gives a load: its own word is better than our silence."""
@@ -33,7 +34,11 @@ def load(model: str, neuron: str | None, dry_run: bool, gateway: str, as_json: b
     from cortex_core.gateway_api import LOAD_PATH, LoadCommand
 
     if dry_run:
-        _explain(model, "", gateway, as_json)
+        if neuron:
+            raise click.UsageError("--dry-run tells what the gateway would choose: it goes without --neuron")
+        told = _explain(model, "", gateway, as_json)
+        if told.outcome == "refused":
+            raise Failure(BY_CODE.get(told.error, Exit.FAILED), told.error, told.reason)
         return
     _act(gateway, LOAD_PATH, LoadCommand(model=model, neuron=neuron), as_json, _loaded)
 
@@ -101,13 +106,14 @@ def explain(model: str, session: str, gateway: str, as_json: bool) -> None:
     _explain(model, session, gateway, as_json)
 
 
-def _explain(model: str, session: str, gateway: str, as_json: bool) -> None:
+def _explain(model: str, session: str, gateway: str, as_json: bool) -> Explanation:
     from cortex_cli import render
     from cortex_core.gateway_api import EXPLAIN_PATH, ExplainRequest, Explanation
 
     body = post(gateway, EXPLAIN_PATH, msgspec.json.encode(ExplainRequest(model=model, session=session)))
     explanation = read(body, Explanation, gateway)
     click.echo(body if as_json else render.explanation(explanation), nl=as_json)
+    return explanation
 
 
 def _pin(model: str, neuron: str | None, pinned: bool, gateway: str, as_json: bool) -> None:
