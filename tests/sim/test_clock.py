@@ -58,7 +58,7 @@ def test_a_loop_that_never_waits_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(clock, "STEPS_MOST", 1000)
 
     async def livelock() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - the mistake
             await asyncio.sleep(0)
 
     with pytest.raises(clock.Stuck, match="time stands still"):
@@ -67,7 +67,7 @@ def test_a_loop_that_never_waits_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_too_much_virtual_time_is_found() -> None:
     async def ticking() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - the mistake
             await asyncio.sleep(1)
 
     with pytest.raises(clock.Stuck, match="not done after 100 virtual seconds"):

@@ -21,6 +21,7 @@ FOUND = {
     14: "a gateway that was told `full` while it held nothing never asked again",
     136: "a request past its time got lease after lease, each refused",
     112: "a link polled a dead neuron without waiting",
+    1476: "a connection was severed twice in one moment",
 }
 """Seeds that failed once, and what they found. The draw has changed since for some: they cost nothing."""
 

@@ -36,7 +36,8 @@ class Connection:
         return self._end.expired()
 
     def sever(self) -> None:
-        self._end.reschedule(asyncio.get_running_loop().time())
+        if not self._end.expired():
+            self._end.reschedule(asyncio.get_running_loop().time())
 
     async def __aenter__(self) -> None:
         self._open_ones[self] = None

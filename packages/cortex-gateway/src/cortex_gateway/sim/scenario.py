@@ -24,6 +24,10 @@ class Scenario(Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...] = ()
     limit_s: float = 3600.0  # virtual; a simulation that takes longer is stuck
 
+    def __post_init__(self) -> None:
+        names = [client.name for client in self.clients]
+        assert len(names) == len(set(names)), "two clients of one name: their requests would be duplicates"
+
 
 def device(memory_mb: int, number: int = 0) -> Device:
     return Device(id=f"cuda:{number}", name="Card", kind="cuda", memory_mb=memory_mb)
