@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from cortex_core.fleet import Profile
+from cortex_core.fleet import Checkpoint, Profile
 from cortex_core.http import EventStream, Send
 from cortex_gateway import silence
 from tests.support.gateway import CHAT, Running, drained, gateway
@@ -498,6 +498,15 @@ async def test_the_list_of_models(beast: ScriptedNeuron, served: Running) -> Non
     assert [(one["neuron"], one["state"], one["vram_mb"]) for one in tiny["locations"]] == [("beast", "ready", 1000)]
     assert (big["id"], big["loaded"], big["feasible_on"], big["locations"]) == ("big", False, ["beast"], [])
     assert (await served.ask("GET", "/v1/models/tiny")).json == tiny
+
+
+async def test_without_a_catalogue_what_the_neurons_have_is_served(beast: ScriptedNeuron) -> None:
+    beast.answers = says(ANSWER)
+    beast.checkpoints = (Checkpoint(name="found", need_mb=100),)
+    async with gateway([beast], []) as running:
+        await running.up("beast")
+        assert [model["id"] for model in (await running.ask("GET", "/v1/models")).json["data"]] == ["found"]
+        assert (await running.chat("found")).status == 200
 
 
 async def test_rule_H_11_ids_with_a_slash(beast: ScriptedNeuron) -> None:

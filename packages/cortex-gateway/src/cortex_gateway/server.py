@@ -24,7 +24,8 @@ from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher, Rules
 from cortex_gateway.neurons import Neurons
-from cortex_gateway.policy.transitions import empty_fleet
+from cortex_gateway.policy.catalogue import discovered
+from cortex_gateway.policy.transitions import Discovered, Event, Reported, Reprofiled, empty_fleet
 from cortex_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
         try:
             async with asyncio.TaskGroup() as tasks, metrics, server:
                 tasks.create_task(dispatcher.run(), name="dispatcher")
-                tasks.create_task(neurons.run(dispatcher.observe), name="neurons")
+                tasks.create_task(neurons.run(_observer(dispatcher, catalogue)), name="neurons")
                 gc.freeze()  # what is here now stays: no collection need walk it again
                 _say(config, catalogue, *addresses)
                 started(*addresses)
@@ -97,6 +98,22 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
                 raise _Stopped
         except* _Stopped:
             log.info("stopped")
+
+
+def _observer(dispatcher: Dispatcher, catalogue: Catalogue) -> Callable[[Event], None]:
+    """Without a models.toml the catalogue is what the neurons have."""
+    if catalogue.models:
+        return dispatcher.observe
+
+    def observe(event: Event) -> None:
+        dispatcher.observe(event)
+        if (
+            isinstance(event, Reported | Discovered)
+            and (found := discovered(dispatcher.fleet)) != dispatcher.fleet.profiles
+        ):
+            dispatcher.observe(Reprofiled(found))
+
+    return observe
 
 
 def _guarded(app: ASGIApp, config: CortexConfig, address: str, errors: ServerErrors) -> ASGIApp:
@@ -130,8 +147,9 @@ class _Signals:
 
 
 def _say(config: CortexConfig, catalogue: Catalogue, address: str, metrics: str) -> None:
-    models, neurons = len(catalogue.models), len(config.neurons)
-    log.info("serving %d models of %d neurons at http://%s, metrics at http://%s", models, neurons, address, metrics)
+    models = f"{len(catalogue.models)} models" if catalogue.models else "what lies there"
+    neurons = len(config.neurons)
+    log.info("serving %s from %d neurons at http://%s, metrics at http://%s", models, neurons, address, metrics)
     if not is_loopback(address):
         log.warning("%s is open to everybody who can reach it: there are no API keys", address)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, ValidationError, convert
 
-from cortex_core.fleet import Checkpoint, Cost, Device, Fleet, Limit, Neuron, Profile, Replica, State
+from cortex_core.fleet import Checkpoint, Cost, Device, Fleet, Limit, ModelId, Neuron, Profile, Replica, State
 from cortex_core.gateway_api import Location, Model
 from cortex_gateway.policy.picture import Picture
 
@@ -83,6 +83,27 @@ def feasible(fleet: Fleet, neuron: Neuron) -> dict[str, int]:
         if _can_serve(checkpoint, neuron) and _has_room(neuron.devices, profile, picture.need_mb(profile, neuron)):
             found[profile.id] = checkpoint.context if checkpoint is not None else 0
     return found
+
+
+def discovered(fleet: Fleet) -> dict[str, Profile]:
+    """What the neurons hold and have in their model folders, as profiles that say nothing further."""
+    names = {
+        name: None
+        for neuron in fleet.neurons.values()
+        for name in (
+            *(checkpoint.name for checkpoint in neuron.checkpoints if not checkpoint.problem),
+            *(replica.model for replica in neuron.replicas),
+        )
+    }
+    return {name: Profile(id=name) for name in names if _is_model_id(name)}
+
+
+def _is_model_id(name: str) -> bool:
+    try:
+        convert(name, ModelId)
+    except ValidationError:
+        return False
+    return True
 
 
 def _can_serve(checkpoint: Checkpoint | None, neuron: Neuron) -> bool:
