@@ -6,7 +6,7 @@ load has shown it; the KV cache is what one long request or several short ones n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -227,6 +227,19 @@ def max_in_flight(profile: Profile, kv_tokens: int, context: int) -> int:
         return profile.max_in_flight
     typical = min(context, TYPICAL_TOKENS) or TYPICAL_TOKENS
     return max(1, min(IN_FLIGHT_MOST, kv_tokens // typical)) if kv_tokens else IN_FLIGHT_MOST
+
+
+def expected_replicas(checkpoints: Iterable[Facts], devices: Iterable[Device]) -> int:
+    """How many replicas may come to share this host's processor, at least one: as many as lie here and fit together."""
+    needs = [as_checkpoint(facts, "cpu").need_mb for facts in checkpoints if not facts.problem]
+    room_mb = sum(device.memory_mb for device in devices)
+    count = 0
+    for need_mb in sorted(needs):
+        room_mb -= need_mb
+        if room_mb < 0:
+            break
+        count += 1
+    return max(1, count)
 
 
 def as_checkpoint(facts: Facts, kind: str, known: Known | None = None) -> Checkpoint:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cortex_core.config import ConfigError, load_neuron
+from cortex_core.logs import set_up_logs
 from neuron.build import build
-from neuron.logs import set_up_logs
 
 DEFAULT_CONFIG = Path("/etc/neuron/neuron.toml")
 CONFIG_ERROR = 3  # exit code; a service manager must not restart what cannot start

@@ -31,6 +31,7 @@ STABLE_S = 60.0  # an engine that was ready for so long did not die of its start
 STRIKES_MOST = 6  # engines that died one after another, before the replica is given up
 REVIVE_S = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)  # before the first, second, ... start of such a row
 PROGRESS_EVERY_S = 0.2  # events of a load's progress
+GATEWAYS_MOST = 64  # that post their demand
 DEMAND_S = 3.0  # how long a gateway's demand lives
 
 
@@ -95,6 +96,8 @@ class Replicas:
     # Demand
 
     def demand(self, gateway: str, models: dict[str, Demand]) -> None:
+        if gateway not in self._demand and len(self.demands()) >= GATEWAYS_MOST:
+            raise Refused("full", f"{GATEWAYS_MOST} gateways post their demand already", retry_in_s=DEMAND_S)
         self._demand[gateway] = (self._clock(), models)
         self._hub.demand(self.demands())
 

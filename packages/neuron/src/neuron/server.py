@@ -18,6 +18,7 @@ from cortex_core.http import run as serve
 from neuron.api import Api
 from neuron.app import App, render_error
 from neuron.events import Hub
+from neuron.fit import expected_replicas
 from neuron.host import Host
 from neuron.learned import Learned
 from neuron.leftovers import sweep
@@ -63,12 +64,12 @@ class Neuron:
     async def run(self) -> None:
         table = self.config.neuron
         prepare_folders(Path(table.run_dir), Path(table.state_dir))
+        listener = self._listener or bind(table.listen)
+        self.address = address_of(listener)
         clock = asyncio.get_running_loop().time
         notifier = Notifier()
         async with asyncio.TaskGroup() as group:
             daemon = Daemon(self, group)
-            listener = self._listener or bind(table.listen)
-            self.address = address_of(listener)
             limits = Limits(body_bytes=BODY_LIMIT)
             async with Server(daemon.app, listeners=[listener], limits=limits, errors=render_error) as server:
                 notifier.ready()
@@ -152,8 +153,9 @@ class Daemon:
             log.warning("%s", problem)
         if self.owners.problem:
             log.warning("%s", self.owners.problem)
-        devices = tuple(device.id for device in self.host.devices({}))
-        self.owners.prepare(devices)
+        devices = self.host.devices({})
+        self.owners.replicas_expected = expected_replicas(self.host.checkpoints.values(), devices)
+        self.owners.prepare(tuple(device.id for device in devices))
 
     def _status(self) -> str:
         models = ", ".join(f"{r.model} {r.state.value}" for r in self.replicas)

@@ -222,6 +222,10 @@ class Supervisor:
         except EngineFailed as error:
             resident.work = None
             failure = self._replicas.fail(resident, error)
+            if error.phase == "config":  # the engine does not take these options: no other would
+                message = f"the engine refuses: {error.message}"
+                self._fail(running, resident, Refused("bad_request", message, field="profile.engine", failure=failure))
+                return
             retry = "never" if failure.scope == "model" else "elsewhere"
             refused = Refused(
                 "load_failed",

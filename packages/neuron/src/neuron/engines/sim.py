@@ -143,6 +143,7 @@ class SimEngine:
         self._ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._listening = asyncio.Event()
         self._server: Server | None = None
+        self._active: set[Send] = set()  # of requests under way
         self._hung = False
         self._requests = 0
         self._generated = 0
@@ -192,6 +193,8 @@ class SimEngine:
             async with Server(self, listeners=[bind(f"unix:{self.socket}")], limits=limits) as self._server:
                 self._listening.set()
                 ended = await self._end
+                for send in [] if ended.clean else list(self._active):
+                    await EventStream(send).abort()  # a killed engine has no last words
         finally:
             self._server = None
         self._ended.set_result(ended)
@@ -231,9 +234,11 @@ class SimEngine:
         chat = request.path.endswith("/chat/completions")
         run = Run(self, ask, prompt, count, request.header(REQUEST_ID) or "", chat)
         self._requests += 1
+        self._active.add(send)
         try:
             await (run.stream(send) if ask.stream else run.whole(send))
         finally:
+            self._active.discard(send)
             self._on_finished(run.finished())
         return None
 
