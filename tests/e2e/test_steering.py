@@ -75,7 +75,8 @@ async def test_a_pinned_model_is_never_evicted(sim: Cluster, chat: Chat) -> None
     assert (ran.returncode, ran.stderr) == (0, "")
     await eventually(lambda: all(r["pinned"] for _, r in sim.replicas(BEAST)), what="pins")
     before = {replica["id"] for _, replica in sim.replicas(BEAST)}
-    assert (await chat.ask(THIRD, max_tokens=2)).clean
+    answer = await chat.ask(THIRD, max_tokens=2)
+    assert answer.clean, answer
     assert {replica["id"] for _, replica in sim.replicas(BEAST)} == before
     assert len(sim.replicas(BENJY)) == 1
 
