@@ -63,19 +63,21 @@ class HeadReader:
         self._keep_alive = False
 
     def feed(self, data: bytes) -> tuple[Head, int] | None:
-        found = (self._tail + data).find(_END)
-        end = found + len(_END) - len(self._tail) if found >= 0 else len(data)
-        piece = data[:end]
+        tail = self._tail
+        found = (tail + data if tail else data).find(_END)
+        end = found + len(_END) - len(tail) if found >= 0 else len(data)
+        piece = data if end == len(data) else data[:end]
         self._size += end
         if self._size > self._limits.header_bytes:
             raise Refusal(431, "the request's headers are too large")
         if b"\r\n" not in self._line:
             self._line += piece
-        self._tail = (self._tail + piece)[-3:]
+        if found < 0:
+            self._tail = (tail + piece)[-3:]
         self._parse(piece)
         if self._complete != (found >= 0):
             raise Refusal(400, "malformed request head")
-        return (self._head(), end) if self._complete else None
+        return (self._head(), end) if found >= 0 else None
 
     def _parse(self, piece: bytes) -> None:
         try:
@@ -105,8 +107,8 @@ class HeadReader:
         version = self._parser.get_http_version()
         if len(self._headers) > self._limits.header_count:
             raise Refusal(431, "the request has too many headers")
-        line = b"%b %b HTTP/%b" % (method, self._target, version.encode())
-        if version not in ("1.1", "1.0") or self._line.partition(b"\r\n")[0] != line:
+        line = b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())
+        if version not in ("1.1", "1.0") or not self._line.startswith(line):
             raise Refusal(400, "malformed request line")  # also two spaces, HTTP/0.9 and other protocols' names
         if method not in METHODS:
             raise Refusal(501 if method != b"CONNECT" else 400, "this method is not served")

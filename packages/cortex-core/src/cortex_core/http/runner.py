@@ -1,4 +1,4 @@
-"""Runs a daemon's main coroutine on the fastest loop there is, with as many descriptors as it may have."""
+"""Runs a daemon's main coroutine on the best loop there is, with as many descriptors as it may have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` on uvloop, where it can be imported: a relayed request costs a quarter less on it."""
+    """`asyncio.run`, on uvloop where it can be imported."""
     raise_descriptor_limit()
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
