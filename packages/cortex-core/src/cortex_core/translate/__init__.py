@@ -1,4 +1,5 @@
-"""Dialects onto chat completions and back: request, response and stream, as pure functions without memory.
+"""Dialect to dialect: requests, answers and streams, as functions of values that remember nothing between requests.
 
-What must survive between two turns of a conversation travels with the client (`opaque`).
+Everything is translated to and from the engine's chat completions. What must survive from one turn to the next travels
+with the client, inside an opaque signature (`opaque`).
 """

@@ -1,6 +1,7 @@
-"""Reasoning as an opaque string, so that a client which echoes it gives it back to us: the gateway remembers nothing.
+"""Reasoning that travels with the client and comes back: `cx1.` and base64 of its zlib bytes.
 
-It is no secret and no proof: what a client sends back is text of its own, like all of its prompt.
+It is no secret and no proof: a client may have written it, so what comes back is bounded, and whatever cannot be read
+is nothing.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ import binascii
 import zlib
 
 PREFIX = "cx1."
-MAX_TEXT = 4 << 20
-"""Bytes that a sealed text may open to: a small string must not become a huge one."""
+MAX_BYTES = 4 << 20  # of reasoning; more is no reasoning of ours
 
 
 def seal(text: str) -> str:
-    """The same text gives the same string, so that an echoed prefix stays one."""
-    packed = zlib.compress(text.encode(errors="replace"), 6)
-    return PREFIX + base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
+    """An opaque string that holds `text`. The same text gives the same string."""
+    return PREFIX + base64.b64encode(zlib.compress(text.encode(errors="replace"), 1)).decode()
 
 
-def unseal(sealed: object) -> str | None:
-    """The text of `seal`; None: it is not ours, or not whole."""
+def unseal(sealed: object) -> str:
+    """The text inside; empty for whatever `seal` did not make."""
     if not isinstance(sealed, str) or not sealed.startswith(PREFIX):
-        return None
-    body = sealed[len(PREFIX) :]
+        return ""
     try:
-        packed = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
-        opener = zlib.decompressobj()
-        text = opener.decompress(packed, MAX_TEXT)
-        return text.decode() if opener.eof else None
-    except (ValueError, zlib.error, binascii.Error):
-        return None
+        data = base64.b64decode(sealed[len(PREFIX) :], validate=True)
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(data, MAX_BYTES)
+        return text.decode() if inflate.eof else ""
+    except (binascii.Error, zlib.error, ValueError):
+        return ""
+
+
+SHOWN = seal("")
+"""The signature of reasoning whose text the client has in the clear: it comes back without our help."""
