@@ -184,10 +184,14 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Own the swaps and the timers until cancelled. A bug in one of them ends it."""
-        async with asyncio.TaskGroup() as self._tasks:
-            while True:
-                self._tick()
-                await asyncio.sleep(TICK_S)
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                while True:
+                    self._tick()
+                    await asyncio.sleep(TICK_S)
+            finally:
+                self._tasks = None  # leases still end, and start nothing any more
 
     def spawn(self, action: Swap | LetGo, picture: Picture) -> asyncio.Task[SwapRecord]:
         """Start what was decided; while `run` runs only."""
@@ -289,6 +293,8 @@ class Dispatcher:
         try:
             async with asyncio.timeout(want.arrived + want.hold_s - self.clock()):
                 self.pump()
+                if not waiter.future.done() and self.picture().is_under_way(want.model):
+                    waiter.swapped = True  # it joins a load that somebody else began
                 key = await waiter.future
         except TimeoutError:
             self._room.expect_back(want, waiter.arrived, self.clock())

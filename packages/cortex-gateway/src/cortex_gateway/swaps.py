@@ -12,7 +12,7 @@ from cortex_core.fleet import Replica
 from cortex_core.neuron_api import LoadRequest, Refusal, UnloadRequest, Victim
 from cortex_gateway.commands import Commands, Refused, Unreachable
 from cortex_gateway.policy.picture import Intent, Key, Picture
-from cortex_gateway.policy.placement import DRAIN, Candidate
+from cortex_gateway.policy.placement import DRAIN, Candidate, candidates
 from cortex_gateway.policy.schedule import Refuse, Swap, intend
 from cortex_gateway.policy.transitions import Answered
 from cortex_gateway.policy.upkeep import LetGo
@@ -53,6 +53,7 @@ class Swaps:
         self._intents: dict[str, Intent] = {}
         self._needs_mb: dict[str, int] = {}
         self._refusals: dict[Key, int] = {}  # in a row
+        self._cannot_fit: dict[Key, str] = {}  # (neuron, model) → the instance that said so
 
     @property
     def intents(self) -> Mapping[str, Intent]:
@@ -150,8 +151,20 @@ class Swaps:
         self._dispatcher.pause((intent.neuron, intent.model), refusal.retry_in_s)
         if refusal.need_mb:
             self._needs_mb[intent.model] = max(refusal.need_mb, self._needs_mb.get(intent.model, 0))
-        if refusal.code in FINAL:
+        if refusal.code == "model_cannot_fit":
+            self._cannot_fit[intent.neuron, intent.model] = instance_id
+        if refusal.code in FINAL and not (refusal.code == "model_cannot_fit" and self._has_elsewhere(intent.model)):
             details: dict[str, Any] = {"need_mb": refusal.need_mb, "free_mb": refusal.free_mb, **refusal.details}
             told = Refuse(model=intent.model, kind=FINAL[refusal.code], message=refusal.message, details=details)
             self._dispatcher.refuse(told)
         self._dispatcher.observe(Answered(intent.neuron, instance_id, refusal.replicas, refusal.failure))
+
+    def _has_elsewhere(self, model: str) -> bool:
+        """Whether a neuron that has not said that the model cannot fit there may yet hold it."""
+        picture = self._dispatcher.picture()
+        profile = picture.fleet.profiles.get(model)
+        considered = candidates(picture, profile) if profile else ()
+        return any(
+            c.possible and self._cannot_fit.get((c.neuron, model)) != picture.fleet.neurons[c.neuron].instance_id
+            for c in considered
+        )
