@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cortex_core.fleet import Replica, State
+from cortex_core.fleet import Profile, Replica, State
 from cortex_gateway.dispatcher import Want
 from cortex_gateway.sim.gateway import SimGateway
 from cortex_gateway.sim.neuron import SimNeuron
@@ -63,6 +63,13 @@ def check_held(want: Want, now: float, kind: str, late_s: float) -> None:
     held_s = now - want.arrived
     late = held_s > want.hold_s + late_s and kind != "upstream_failed"  # that one had a lease
     _must(not late, f"{want.request_id} was held for {held_s:g} s, and then refused with {kind}")
+
+
+def check_cannot_fit(profile: Profile, need_mb: int, neurons: Iterable[SimNeuron]) -> None:
+    """When somebody is told that a model can never fit: no neuron is large enough, pins aside."""
+    share_mb = -(-need_mb // profile.min_devices)
+    large = [n.name for n in neurons if sum(d.memory_mb >= share_mb for d in n.devices) >= profile.min_devices]
+    _must(not large, f"{profile.id} of {need_mb} MB is said to fit nowhere, and fits on {large}")
 
 
 def check_rest(gateway: SimGateway) -> None:

@@ -90,6 +90,9 @@ class _World:
         self._processes: dict[str, asyncio.Task[None]] = {}
         self._dead: list[SimGateway] = []
         self._turns = invariants.Turns()
+        self._is_pinned = any(fault.kind == "pin" for fault in scenario.faults) or any(
+            profile.pinned_on for profile in scenario.profiles.values()
+        )
         parted = any(fault.kind in {"partition", "clog"} for fault in scenario.faults)
         self._late_s = invariants.LATE_S + (invariants.PARTED_S if parted else 0.0)
         self._answers: list[Answer] = []
@@ -206,6 +209,9 @@ class _World:
                 await gateway.serve(want, ask.tokens)
         except CortexError as error:
             invariants.check_held(want, asyncio.get_running_loop().time(), error.kind, self._late_s)
+            if error.kind == "model_cannot_fit" and not self._is_pinned:
+                need_mb = self._scenario.models[ask.model].need_mb
+                invariants.check_cannot_fit(self._scenario.profiles[ask.model], need_mb, self.neurons.values())
             return error.kind, error.retry_after_s if error.rule.retryable else None
         except Broken as broken:
             if connection.was_severed:
