@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cortex_core.config import NeuronConfig
@@ -52,6 +52,10 @@ class Host:
         found = await asyncio.to_thread(list_checkpoints, self.models_dir)
         self.checkpoints = {facts.name: facts for facts in found}
         return True
+
+    async def used_by(self, pids: Collection[int]) -> dict[str, int]:
+        """Device → megabytes that these processes really use, where that can be told."""
+        return await asyncio.to_thread(self._prober.used_by, pids)
 
     def devices(self, held_mb: Mapping[str, int]) -> tuple[Device, ...]:
         return inventory.devices(self.probe, self._declared, held_mb, simulated=self.simulated)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ class Prober:
             host_memory_mb=host_memory_mb(),
             processor=processor(),
         )
+
+    def used_by(self, pids: Collection[int]) -> dict[str, int]:
+        """Device → megabytes that these processes use of it; empty where nobody can tell (no GPU, or a container)."""
+        nvml = self._library()
+        if nvml is None:
+            return {}
+        used: dict[str, int] = {}
+        try:
+            for index in range(nvml.nvmlDeviceGetCount()):
+                for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(index)):
+                    if process.pid in pids and process.usedGpuMemory:
+                        name = f"cuda:{index}"
+                        used[name] = used.get(name, 0) + int(process.usedGpuMemory) // MEBIBYTE
+        except nvml.NVMLError:
+            return {}
+        return used
 
     def close(self) -> None:
         if self._nvml is not None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from msgspec import structs
+
 from cortex_core.fleet import MEBIBYTE, Demand, Failure, Known, Profile, Replica, State
 from cortex_core.http import Client
 from cortex_core.neuron_api import ReplicaEvent
@@ -190,19 +192,33 @@ class Replicas:
         resident.served = False
         resident.advance(Event.SERVED)
         self._open_gate(resident)
-        self._learned.loaded(
-            Known(
-                model=resident.model,
-                digest=resident.digest,
-                device_kind=self._host.kind,
-                load_s=round(resident.load_s, 3),
-                weights_mb=-(-resident.checkpoint.weights_bytes // MEBIBYTE),
-                kv_tokens=facts.kv_tokens,
-            )
+        known = Known(
+            model=resident.model,
+            digest=resident.digest,
+            device_kind=self._host.kind,
+            load_s=round(resident.load_s, 3),
+            weights_mb=-(-resident.checkpoint.weights_bytes // MEBIBYTE),
+            kv_tokens=facts.kv_tokens,
         )
+        self._learned.loaded(known)
         log.info("%s (%s) is ready after %.2f s", resident.model, resident.id, resident.load_s)
         self.publish(resident)
         self._parts.spawn(self._watch(resident, engine))
+        if self._host.kind == "cuda" and not self._host.simulated:
+            self._parts.spawn(self._measure(resident, engine, known))
+
+    async def _measure(self, resident: Resident, engine: Engine, known: Known) -> None:
+        """What its processes really use, beyond weights and cache, is the overhead that the next load counts with."""
+        used = await self._host.used_by(engine.facts.pids)
+        spec = resident.spec
+        if not used or spec is None:
+            return
+        weights_mb = -(-known.weights_mb // len(spec.devices))
+        overhead_mb = max(used.values()) - weights_mb - spec.kv_cache_mb
+        if overhead_mb > 0:
+            self._learned.loaded(structs.replace(known, overhead_mb=overhead_mb))
+            self._hub.snapshot_due = True
+        log.info("%s (%s) really uses %s MB; overhead %d MB", resident.model, resident.id, used, overhead_mb)
 
     async def _watch(self, resident: Resident, engine: Engine) -> None:
         ended = await engine.ended()

@@ -8,13 +8,14 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from cortex_core.config import NeuronConfig
 from cortex_core.http import Limits, Server, address_of, bind
 from cortex_core.http import run as serve
+from cortex_core.neuron_api import HEARTBEAT_S
 from neuron.api import Api
 from neuron.app import App, render_error
 from neuron.events import Hub
@@ -36,9 +37,10 @@ from neuron.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0
-LOOK_EVERY = 2  # ticks between two looks at the host
-WRITE_EVERY = 30  # ticks after which uses are written; everything else is written with the next tick
+LOOK_S = 2.0  # between two looks at the host
+WATCH_S = 0.5  # between two looks of the watchdog
+WRITE_S = 1.0  # between two looks at whether there is something to write
+USES_EVERY = 30  # writes: uses may be lost, and change with every request
 GRACE_S = 5.0  # for engines at the end, after their requests have drained
 
 
@@ -76,14 +78,14 @@ class Neuron:
                 self.listening.set()
                 log.info("neuron %s listens on %s (%s)", self.name, self.address, daemon.describe())
                 began = clock()
-                ticking = group.create_task(daemon.tick(notifier), name="tick")
+                keeping = group.create_task(daemon.keep(notifier), name="keep")
                 await self._stop.wait()
                 notifier.stopping()
                 daemon.replicas.closing = True
                 daemon.hub.close()
                 log.info("draining %d requests", server.in_flight)
                 await server.drain(self.config.engine.drain_s)
-            ticking.cancel()
+            keeping.cancel()
             await daemon.close()
             log.info("ended after %.0f s", clock() - began)
 
@@ -123,30 +125,46 @@ class Daemon:
         relay = Relay(parts, self.replicas)
         api = Api(self.reports, self.supervisor, self.replicas, parts.operations, self.hub, relay, self.telemetry)
         self.app = App(api, config.neuron.token)
+        self._writes = 0
 
     def describe(self) -> str:
         engine = self.owners.describe()[0]
         return "simulated engine" if engine.simulated else f"engine {engine.version or 'not installed'}"
 
-    async def tick(self, notifier: Notifier) -> None:
-        """What happens once a second: heartbeat, watchdog, what is kept loaded, what is learned written down."""
-        number = 0
+    async def keep(self, notifier: Notifier) -> None:
+        """Everything that happens by itself, each at its own pace: a driver that hangs must not stop the heartbeat."""
+        await self.host.look()
+        self._begin()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._beat(notifier), name="heartbeat")
+            group.create_task(self._every(LOOK_S, self._look), name="look")
+            group.create_task(self._every(WATCH_S, self.watchdog.look), name="watchdog")
+            group.create_task(self._every(WRITE_S, self._write), name="write")
+
+    async def _every(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            if number % LOOK_EVERY == 0 and await self.host.look():
-                self.hub.snapshot_due = True
-            if number == 0:
-                self._begin()
-            await self.watchdog.look()
+            await asyncio.sleep(pause_s)
+            await work()
+
+    async def _beat(self, notifier: Notifier) -> None:
+        while True:
             self.supervisor.keep_loaded()
             if self.hub.snapshot_due:
                 self.hub.snapshot_due = False
                 self.hub.snapshot(self.reports.report)
             self.hub.heartbeat(self.reports.gauges())
-            if self.learned.dirty or (self.learned.stale and number % WRITE_EVERY == 0):
-                await asyncio.to_thread(self.learned.write)
             notifier.alive(self._status())
-            number += 1
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _look(self) -> None:
+        if await self.host.look():
+            self.hub.snapshot_due = True
+
+    async def _write(self) -> None:
+        """What was learned at once, mere uses now and then."""
+        self._writes += 1
+        if self.learned.dirty or (self.learned.stale and self._writes % USES_EVERY == 0):
+            await asyncio.to_thread(self.learned.write)
 
     def _begin(self) -> None:
         for problem in self.host.problems():

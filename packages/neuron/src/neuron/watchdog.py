@@ -6,7 +6,7 @@ not streamed), the engine's own counters of tokens moving.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Callable
 
 from cortex_core.fleet import State
@@ -14,8 +14,6 @@ from neuron.exposition import values
 from neuron.replicas import Replicas
 from neuron.resident import Resident
 from neuron.telemetry import scrape
-
-log = logging.getLogger(__name__)
 
 COUNTERS = (
     "generation_tokens_total",
@@ -36,16 +34,21 @@ class Watchdog:
         self._counted: dict[str, float] = {}  # replica → its counters when last asked
 
     async def look(self) -> None:
-        for resident in list(self._replicas):
-            if not self._works(resident):
-                self._counted.pop(resident.id, None)
-                continue
-            if self._clock() - resident.progressed_at >= self._stall_s * ASK_PART:
-                await self._ask(resident)
-            silent_s = self._clock() - resident.progressed_at
-            if silent_s >= self._stall_s and self._works(resident):
-                self._counted.pop(resident.id, None)
-                self._replicas.died(resident, f"it hangs: no token for {silent_s:.0f} s")
+        """At all of them side by side: one that does not answer must not hide the next."""
+        async with asyncio.TaskGroup() as group:
+            for resident in list(self._replicas):
+                group.create_task(self._look_at(resident))
+
+    async def _look_at(self, resident: Resident) -> None:
+        if not self._works(resident):
+            self._counted.pop(resident.id, None)
+            return
+        if self._clock() - resident.progressed_at >= self._stall_s * ASK_PART:
+            await self._ask(resident)
+        silent_s = self._clock() - resident.progressed_at
+        if silent_s >= self._stall_s and self._works(resident):
+            self._counted.pop(resident.id, None)
+            self._replicas.died(resident, f"it hangs: no token for {silent_s:.0f} s")
 
     def _works(self, resident: Resident) -> bool:
         return resident.state in (State.READY, State.DRAINING) and resident.gate.in_flight > 0
