@@ -148,13 +148,10 @@ class Translation:
 
     def feed(self, data: bytes) -> bytes:
         """The bytes for the client, which may be none, or many events in one piece."""
-        if (
-            data.find(b"\n") == len(data) - 2
-            and data[:6] == b"data: "
-            and data[-1:] == b"\n"
-            and not self._decoder.rest
-        ):
-            return self._event(data[6:-2])  # one event of one line: what nearly every piece is
+        if data[:6] == b"data: " and data[-2:] == b"\n\n" and not self._decoder.rest:
+            blocks = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(blocks) and b"\r" not in data:  # whole events of one line: nearly always
+                return b"".join([self._event(block) for block in blocks]) if len(blocks) > 1 else self._event(blocks[0])
         try:
             events = self._decoder.feed(data)
         except EventTooLarge:

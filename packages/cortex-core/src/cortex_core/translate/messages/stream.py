@@ -107,7 +107,6 @@ class MessagesStream:
                 return b"".join(out) or PING
             self._open_block(block, out)
         out.append(block.head + b'""}}\n\n')
-        self._settle_open()
         return b"".join(out)
 
     def end(self, usage: Usage) -> bytes:
@@ -177,7 +176,6 @@ class MessagesStream:
             self._say(self._last(_TEXT), delta.refusal, out)
         for position, call in enumerate(delta.tool_calls or ()):
             self._call(call, position, out)
-        self._settle_open()
 
     def _text(self, content: str | None) -> str | None:
         """Content, without the blank lines that separated it from thinking (B-07)."""
@@ -210,6 +208,12 @@ class MessagesStream:
         self._say(block, arguments, out)
 
     def _say(self, block: _Block, said: str, out: list[bytes]) -> None:
+        if block is self._open and block.passes:
+            if said:
+                out.append(block.head + encode(said) + b"}}\n\n")
+                if block.kind == _TOOL:
+                    block.said.append(said)
+            return
         if block.kind == _TOOL:
             block.said.append(said)
             if block.index >= 0 and not block.open:
@@ -221,6 +225,8 @@ class MessagesStream:
         else:
             block.said.append(said)
         self._advance(out)
+        last = self._line[-1]
+        self._open = last if last.open and self._at + 1 == len(self._line) else None
 
     def _advance(self, out: list[bytes]) -> None:
         """Opens and closes as far as the line allows, and passes on what the head has waiting."""
@@ -285,10 +291,6 @@ class MessagesStream:
         out.append(
             b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % block.index
         )  # fmt: skip
-
-    def _settle_open(self) -> None:
-        last = self._line[-1] if self._line else None
-        self._open = last if last is not None and last.open and self._at + 1 == len(self._line) else None
 
 
 def _only_content(delta: Delta) -> bool:
