@@ -37,6 +37,7 @@ INVALID = "invalid_request_error"
 KINDS: Mapping[str, Rule] = {
     "bad_request": Rule(400, INVALID, None, 400, INVALID),
     "context_exceeded": Rule(400, INVALID, "context_length_exceeded", 400, INVALID),
+    "previous_response_not_found": Rule(400, INVALID, "previous_response_not_found", 400, INVALID),
     "model_cannot_fit": Rule(400, INVALID, "model_cannot_fit", 400, INVALID),
     "model_unusable": Rule(400, INVALID, "model_unusable", 400, INVALID),
     "unauthorized": Rule(401, INVALID, "invalid_api_key", 401, "authentication_error"),
