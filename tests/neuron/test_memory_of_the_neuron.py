@@ -36,7 +36,7 @@ def test_everything_survives_a_restart(tmp_path: Path, wall: Wall) -> None:
     first.failed(FAILURE)
     first.pin(Profile(id="m", vram_mb=7), True)
     first.cordon(True, "a new fan")
-    first.write()
+    first.write(first.taken())
     wall.now += 2
 
     second = Learned(tmp_path, wall)
@@ -105,5 +105,5 @@ def test_a_spoiled_file_is_laid_aside(
     assert learned.all_known() == ()
     assert (tmp_path / "state.broken").read_bytes() == content
     assert "cannot be read" in caplog.text
-    learned.write()
+    learned.write(learned.taken())
     assert Learned(tmp_path, wall).all_known() == ()

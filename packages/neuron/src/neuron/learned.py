@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,7 @@ class Learned:
     def __init__(self, folder: Path, wall: Callable[[], float] = time.time) -> None:
         self._path = folder / "state.json"
         self._wall = wall
+        self._writing = threading.Lock()  # a write that was given up still ends, and the last one comes after it
         self.dirty = False
         self.stale = False  # only uses have changed, which may be lost
         self._file = self._read()
@@ -169,16 +171,20 @@ class Learned:
 
     # The file
 
-    def write(self) -> None:
-        """Write it whole or not at all. Blocks for a moment."""
+    def taken(self) -> bytes:
+        """All of it, to be written; from now on nothing is unwritten. On the loop, where it cannot change meanwhile."""
         self.dirty = self.stale = False
-        data = msgspec.json.format(msgspec.json.encode(self._file), indent=1)
-        scratch = self._path.with_suffix(".new")
-        with scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(self._path)
+        return msgspec.json.format(msgspec.json.encode(self._file), indent=1)
+
+    def write(self, data: bytes) -> None:
+        """Put it in the place of what was there, whole or not at all. Blocks; for a thread."""
+        with self._writing:
+            scratch = self._path.with_suffix(".new")
+            with scratch.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(self._path)
 
     def _read(self) -> File:
         self._path.parent.mkdir(parents=True, exist_ok=True)
