@@ -1,0 +1,220 @@
+"""Where a model may go, best first, and why not elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cortex_core.fleet import Checkpoint, Failure, Neuron, Share, State
+from cortex_gateway.policy.picture import Intent
+from cortex_gateway.policy.placement import DRAIN, EVICT, FREE, Candidate, candidates
+from tests.gateway.policy.fleets import CARD_MB, card, known, neuron, picture, profile, replica
+
+
+def best(*neurons: Neuron, **fields: Any) -> Candidate:
+    return candidates(picture(*neurons, **fields), profile())[0]
+
+
+# ---------------------------------------------------------------- the order
+
+PREFERENCES = [
+    ("room over eviction", neuron("n1", replica("m2")), neuron("n2"), "n2"),
+    ("idle over busy", neuron("n1", replica("m2", in_flight=1)), neuron("n2", replica("m3")), "n2"),
+    (
+        "cheap over dear",
+        neuron("n1", replica("m2"), known=(known("m2", uses=9),)),
+        neuron("n2", replica("m3"), known=(known("m3", uses=1),)),
+        "n2",
+    ),
+    ("one victim over two", neuron("n1", replica("m2", 8000), replica("m3", 8000)), neuron("n2", replica("m4")), "n2"),
+    ("more room over less", neuron("n1", devices=(card(memory_mb=20_000),)), neuron("n2"), "n2"),
+    ("up over down", neuron("n1", up=False), neuron("n2", replica("m2")), "n2"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "wins"), [p[1:] for p in PREFERENCES], ids=[p[0] for p in PREFERENCES])
+def test_preference(first: Neuron, second: Neuron, wins: str) -> None:
+    assert best(first, second).neuron == wins
+    assert best(second, first).neuron == wins, "and not by its place in the list"
+
+
+def test_where_it_is_pinned_comes_first_even_by_eviction() -> None:
+    pinned = profile(pinned_on=("n1",))
+    assert candidates(picture(neuron("n1", replica("m2")), neuron("n2")), pinned)[0].neuron == "n1"
+
+
+def test_equals_are_told_apart_alike_by_every_gateway() -> None:
+    """By a hash of model and neuron, so that two gateways agree and different models spread."""
+    names = [f"n{number}" for number in range(1, 9)]
+    there = [neuron(name) for name in names]
+    back = list(reversed(there))
+    chosen = {model: candidates(picture(*there), profile(model))[0].neuron for model in map("m{}".format, range(40))}
+    assert chosen == {model: candidates(picture(*back), profile(model))[0].neuron for model in chosen}
+    assert len(set(chosen.values())) >= 6
+
+
+# ---------------------------------------------------------------- what it costs
+
+TIERS = [
+    (neuron(), FREE, ()),
+    (neuron("n1", replica("m2", 8000)), FREE, ()),
+    (neuron("n1", replica("m2")), EVICT, ("m2",)),
+    (neuron("n1", replica("m2", in_flight=1)), DRAIN, ("m2",)),
+    (neuron("n1", replica("m2", 8000), replica("m3", 12_000)), EVICT, ("m3",)),
+    (neuron("n1", replica("m2", 8000, in_flight=1), replica("m3", 12_000)), EVICT, ("m3",)),
+    (neuron("n1", replica("m2", 6000, in_flight=1), replica("m3", 6000), replica("m4", 6000)), EVICT, ("m3", "m4")),
+]
+
+
+@pytest.mark.parametrize(("where", "tier", "victims"), TIERS)
+def test_how_dear_a_place_is(where: Neuron, tier: int, victims: tuple[str, ...]) -> None:
+    found = best(where)
+    assert (found.now, found.tier) == (True, tier)
+    assert tuple(sorted(victim.model for victim in found.victims)) == victims
+    assert found.shares == (Share("cuda:0", 16_000),)
+
+
+def test_without_drain_nothing_busy_is_asked_to_leave() -> None:
+    [found] = candidates(picture(neuron("n1", replica("m2", in_flight=1))), profile(), drain=False)
+    assert (found.possible, found.now) == (True, False)
+
+
+# ---------------------------------------------------------------- why not
+
+NOT_NOW = [
+    ("down", {"up": False, "problem": "no route"}, "no route"),
+    ("never heard of", {"instance_id": "", "up": False}, "not heard of yet"),
+    ("cordoned", {"cordoned": True}, "cordoned"),
+    (
+        "failed here",
+        {"failures": (Failure(model="m1", digest=profile().digest, scope="device", code="oom", retry_in_s=9.0),)},
+        "failed here (oom), tried again in 9 s",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), [n[1:] for n in NOT_NOW], ids=[n[0] for n in NOT_NOW])
+def test_not_now(fields: dict[str, Any], reason: str) -> None:
+    found = best(neuron("n1", **fields))
+    assert (found.possible, found.now, found.reason) == (True, False, reason)
+
+
+NEVER = [
+    ({"devices": (card(memory_mb=8000),)}, "needs 16000 MB, the largest device has 8000 MB"),
+    ({"simulated": False}, "no checkpoint 'm1' in its model folder"),
+    ({"checkpoints": (Checkpoint(name="m1", problem="unknown architecture"),)}, "unknown architecture"),
+    ({"devices": ()}, "no 1 like devices"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), NEVER)
+def test_never(fields: dict[str, Any], reason: str) -> None:
+    found = best(neuron("n1", **fields))
+    assert (found.possible, found.now, found.reason) == (False, False, reason)
+
+
+def test_what_is_pinned_makes_no_room_ever() -> None:
+    found = best(neuron("n1", replica("m2", pinned=True)))
+    assert not found.possible
+    assert found.reason == "needs 16000 MB, and pinned replicas hold it"
+
+
+def test_an_operators_word_on_a_pin_wins_over_the_catalogue() -> None:
+    pinned = profile("m2", pinned_on=("n1",))
+    assert not best(neuron("n1", replica("m2")), profiles=[pinned]).possible
+    assert best(neuron("n1", replica("m2"), pins={"m2": False}), profiles=[pinned]).now
+
+
+def test_a_pause_after_a_refusal() -> None:
+    assert not best(neuron(), paused={("n1", "m1"): 5.0}, now=4.0).now
+    assert best(neuron(), paused={("n1", "m1"): 5.0}, now=5.0).now
+
+
+def test_a_turn_that_has_not_ended_counts_from_the_report() -> None:
+    where = neuron("n1", replica("m2", evictable_in_s=5.0), at=100.0)
+    assert not best(where, now=104.0).now
+    assert best(where, now=105.0).now
+
+
+def test_one_swap_at_a_time_for_a_device() -> None:
+    under_way = Intent(operation_id="o", model="m3", neuron="n1", devices=(Share("cuda:0", 4000),))
+    assert not best(neuron(), intents={"o": under_way}).now
+    assert not best(neuron("n1", replica("m3", 4000, state=State.LOADING))).now
+    assert not best(neuron("n1", replica("m3", 4000, state=State.UNLOADING))).now
+
+
+def test_a_verdict_tells_each_device_in_megabytes() -> None:
+    [view] = best(neuron("n1", replica("m2", in_flight=1), replica("m3", 6000, pinned=True), up=False)).devices
+    assert (view.memory_mb, view.free_mb) == (CARD_MB, 2000)
+    assert view.kept == (("m2", "busy"), ("m3", "pinned"))
+
+
+# ---------------------------------------------------------------- several devices
+
+
+def test_tensor_parallel_runs_over_likes_only() -> None:
+    two = profile("m1", 32_000, min_devices=2)
+    alike = neuron("n1", devices=(card(0), card(1)))
+    unlike = neuron("n2", devices=(card(0), card(1, name="Other")))
+    found = candidates(picture(alike, unlike), two)
+    assert [(c.neuron, c.possible) for c in found] == [("n1", True), ("n2", False)]
+    assert found[0].shares == (Share("cuda:0", 16_000), Share("cuda:1", 16_000))
+
+
+def test_the_emptiest_devices_of_many() -> None:
+    where = neuron(
+        "n1", replica("m2", 20_000, on=(0,)), replica("m3", 2000, on=(1,)), devices=(card(0), card(1), card(2))
+    )
+    assert [s.id for s in candidates(picture(where), profile("m1", 32_000, min_devices=2))[0].shares] == [
+        "cuda:2",
+        "cuda:1",
+    ]
+
+
+def test_a_floor_for_each_device() -> None:
+    where = neuron("n1", devices=(card(0, 8000), card(1, 24_000)))
+    assert [share.id for share in best(where).shares] == ["cuda:1"]
+    [found] = candidates(picture(neuron("n1", devices=(card(0, 8000),))), profile("m1", 4000, min_device_vram_mb=9000))
+    assert found.reason == "no 1 like devices of at least 9000 MB"
+
+
+# ---------------------------------------------------------------- properties
+
+sizes = st.integers(1000, 24_000)
+residents = st.lists(st.tuples(sizes, st.booleans(), st.booleans(), st.sampled_from([0.0, 5.0])), max_size=5)
+
+
+@given(st.lists(residents, min_size=1, max_size=3), st.integers(1000, 30_000), st.booleans())
+def test_what_is_decided_fits_and_takes_nobody_it_must_not(
+    fleet: list[list[tuple[int, bool, bool, float]]], need_mb: int, drain: bool
+) -> None:
+    """Shares fit once the victims left; no victim is pinned or in its turn, and none is needless."""
+    neurons = []
+    for index, entries in enumerate(fleet):
+        left, replicas = CARD_MB, []
+        for number, (size, busy, pinned, turn_s) in enumerate(entries):
+            if size > left:
+                continue
+            left -= size
+            name = f"r{index}{number}"
+            replicas.append(replica(name, size, in_flight=int(busy), pinned=pinned, evictable_in_s=turn_s))
+        neurons.append(neuron(f"n{index}", *replicas))
+    wanted = profile("m1", need_mb)
+    seen = picture(*neurons)
+    found = candidates(seen, wanted, drain=drain)
+    assert sorted(c.neuron for c in found) == sorted(n.name for n in neurons)
+    for candidate in found:
+        where = seen.fleet.neurons[candidate.neuron]
+        if not candidate.now:
+            assert candidate.reason
+            continue
+        freed_mb = sum(victim.memory_on("cuda:0") for victim in candidate.victims)
+        assert where.free_mb(where.devices[0]) + freed_mb >= need_mb
+        for victim in candidate.victims:
+            assert not victim.pinned
+            assert victim.evictable_in_s == 0
+            assert drain or not victim.in_flight
+            assert where.free_mb(where.devices[0]) + freed_mb - victim.memory_on("cuda:0") < need_mb
