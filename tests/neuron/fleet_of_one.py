@@ -18,8 +18,8 @@ from neuron.operations import Operations
 from neuron.owners import Owners
 from neuron.parts import Parts
 from neuron.replicas import PHASES, Replicas
-from neuron.reports import Reports
 from neuron.requests import Requests
+from neuron.standing import Standing
 from neuron.supervisor import Supervisor
 
 
@@ -104,7 +104,7 @@ class World:
         )
         self.replicas = Replicas(self.parts)
         self.supervisor = Supervisor(self.parts, self.replicas)
-        self.reports = Reports(self.parts, self.replicas)
+        self.standing = Standing(self.parts, self.replicas, self.supervisor)
 
     def check(self) -> None:
         """What must hold at every moment."""

@@ -168,7 +168,7 @@ def test_a_fresh_replica_is_protected_until_its_first_request_has_gone(tmp_path:
         resident.gate.leave()
         resident.served = True
         assert world.replicas.evictable_in_s(resident) == 0.0
-        world.supervisor.demand(DemandRequest(gateway="g", models={"d": Demand(waiters=1)}))
+        world.standing.demand(DemandRequest(gateway="g", models={"d": Demand(waiters=1)}))
         assert world.replicas.evictable_in_s(resident) > 5
         await asyncio.sleep(3.1)  # the gateway said it no more
         assert world.replicas.evictable_in_s(resident) == 0.0
@@ -181,12 +181,12 @@ def test_what_is_pinned_comes_back_by_itself_and_backs_off_when_it_fails(tmp_pat
         world.learned.seen(Profile(id="a", vram_mb=300, pinned_on=("beast",)), "beast")
         world.owners.fails = lambda spec: "weights"
         for _ in range(40):
-            world.supervisor.keep_loaded()
+            world.standing.keep_loaded()
             await asyncio.sleep(1.0)
         assert 3 <= world.owners.loads <= 4
         world.owners.fails = lambda spec: ""
         for _ in range(60):
-            world.supervisor.keep_loaded()
+            world.standing.keep_loaded()
             await asyncio.sleep(1.0)
         [resident] = world.replicas
         assert (resident.model, resident.state) == ("a", State.READY)
@@ -197,12 +197,12 @@ def test_what_is_pinned_comes_back_by_itself_and_backs_off_when_it_fails(tmp_pat
 def test_what_is_preloaded_is_loaded_once_and_may_go(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         for _ in range(10):
-            world.supervisor.keep_loaded()
+            world.standing.keep_loaded()
             await asyncio.sleep(1.0)
         [resident] = world.replicas
         world.supervisor.unload(UnloadRequest(replica=resident.id))
         for _ in range(10):
-            world.supervisor.keep_loaded()
+            world.standing.keep_loaded()
             await asyncio.sleep(1.0)
         assert list(world.replicas) == []
 
@@ -227,7 +227,7 @@ class Chaos:
                 group.create_task(self.refusable(act()))
                 await asyncio.sleep(self.dice.choice((0.0, 0.0, 0.1, 1.0, 7.0)))
         for model in SIZES:
-            self.world.supervisor.pin(PinRequest(model=model, pinned=False))
+            self.world.standing.pin(PinRequest(model=model, pinned=False))
 
     async def refusable(self, work: Coroutine[Any, Any, None]) -> None:
         with suppress(Refused):
@@ -276,7 +276,7 @@ class Chaos:
 
     async def pin(self) -> None:
         pin = PinRequest(model=self.dice.choice(list(SIZES)), pinned=self.dice.random() < 0.3)
-        self.operations.append(self.world.supervisor.pin(pin))
+        self.operations.append(self.world.standing.pin(pin))
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -302,15 +302,15 @@ def test_goal_F06_whatever_happens_memory_is_never_promised_twice_and_everything
 
 def test_a_cordon_outlives_a_restart_and_ends(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
-        world.supervisor.cordon(CordonRequest(reason="a new fan"), True)
+        world.standing.cordon(CordonRequest(reason="a new fan"), True)
         with pytest.raises(Refused, match="a new fan"):
             world.supervisor.load(request("a"))
-        world.learned.write()
+        world.learned.write(world.learned.taken())
 
     async def after(world: World) -> None:
         with pytest.raises(Refused, match="cordoned"):
             world.supervisor.load(request("a"))
-        world.supervisor.cordon(CordonRequest(), False)
+        world.standing.cordon(CordonRequest(), False)
         await loaded(world, "a")
 
     in_virtual_time(tmp_path, scene)

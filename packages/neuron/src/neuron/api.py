@@ -24,6 +24,7 @@ from neuron.refusals import Refused
 from neuron.relay import Relay
 from neuron.replicas import Replicas
 from neuron.reports import Reports
+from neuron.standing import Standing
 from neuron.supervisor import Supervisor
 from neuron.telemetry import Telemetry
 
@@ -36,10 +37,12 @@ T = TypeVar("T")
 class Api:
     """One method for each call; `neuron.app` knows which path is whose."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each answers a part of the calls
         self,
+        *,
         reports: Reports,
         supervisor: Supervisor,
+        standing: Standing,
         replicas: Replicas,
         operations: Operations,
         hub: Hub,
@@ -48,6 +51,7 @@ class Api:
     ) -> None:
         self._reports = reports
         self._supervisor = supervisor
+        self._standing = standing
         self._replicas = replicas
         self._operations = operations
         self._hub = hub
@@ -123,16 +127,16 @@ class Api:
         await self._answer(self._supervisor.sleep(await decoded(request, SleepRequest)), request, send)
 
     async def pin(self, request: Request, send: Send) -> None:
-        await self._answer(self._supervisor.pin(await decoded(request, PinRequest)), request, send)
+        await self._answer(self._standing.pin(await decoded(request, PinRequest)), request, send)
 
     async def cordon(self, request: Request, send: Send) -> None:
-        await self._answer(self._supervisor.cordon(await decoded(request, CordonRequest), True), request, send)
+        await self._answer(self._standing.cordon(await decoded(request, CordonRequest), True), request, send)
 
     async def uncordon(self, request: Request, send: Send) -> None:
-        await self._answer(self._supervisor.cordon(await decoded(request, CordonRequest), False), request, send)
+        await self._answer(self._standing.cordon(await decoded(request, CordonRequest), False), request, send)
 
     async def demand(self, request: Request, send: Send) -> None:
-        self._supervisor.demand(await decoded(request, DemandRequest))
+        self._standing.demand(await decoded(request, DemandRequest))
         await respond(send, 204, b"")
 
     async def operation(self, request: Request, send: Send) -> None:

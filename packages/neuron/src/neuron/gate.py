@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from cortex_core.neuron_api import Refusal
 from neuron.refusals import Refused
 
 
@@ -22,7 +23,7 @@ class Gate:
         self.max_in_flight = 1
         self.max_queue_depth = 0  # of each gateway
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # the gateway whose turn it is stands first
-        self._closed: Refused | None = Refused("loading", "it is not loaded yet")
+        self._closed: Refusal | None = Refused("loading", "it is not loaded yet").refusal
         self._empty: asyncio.Future[None] | None = None
 
     @property
@@ -40,11 +41,11 @@ class Gate:
 
     def close(self, why: Refused) -> None:
         """Nobody gets in any more; who waits is sent away with `why`, not executed. Leases go on."""
-        self._closed = why
+        self._closed = why.refusal
         for queue in self._queues.values():
             for waiter in queue:
                 if not waiter.done():
-                    waiter.set_exception(why)
+                    waiter.set_exception(Refused.of(why.refusal))
         self._queues.clear()
 
     async def enter(self, gateway: str, deadline_s: float) -> None:
@@ -54,7 +55,7 @@ class Gate:
             Refused: closed (as it was closed), `full`, or `deadline`.
         """
         if self._closed is not None:
-            raise self._closed
+            raise Refused.of(self._closed)  # a new one each time: a traceback keeps what it saw alive
         if self.in_flight < self.max_in_flight and not self._queues:
             self.in_flight += 1
             return

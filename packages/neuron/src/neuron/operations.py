@@ -136,13 +136,15 @@ class Operations:
         self._known: dict[str, Running] = {}
         self._made = 0
 
-    def begin(self, operation_id: str, kind: Kind, model: str, request: Struct) -> tuple[Running, bool]:
+    def begin(
+        self, operation_id: str, kind: Kind, model: str, request: Struct, variant: str = ""
+    ) -> tuple[Running, bool]:
         """The operation of this id, and whether it is new.
 
         Raises:
             Refused: `bad_request`, when the id stood for another command before.
         """
-        body = kind.encode() + json.encode(request)
+        body = f"{kind} {variant} ".encode() + json.encode(request)
         self._prune()
         if found := self._known.get(operation_id):
             if not found.same(body):

@@ -165,7 +165,8 @@ class Replicas:
                 def on_progress(progress: Progress) -> None:
                     nonlocal told
                     now = self._clock()
-                    bound.reschedule(min(deadline, now + STALL_S))
+                    if not bound.expired():
+                        bound.reschedule(min(deadline, now + STALL_S))
                     changed = progress.phase != resident.phase
                     resident.phase, resident.reason = progress.phase, progress.detail
                     resident.progress = max(resident.progress, overall(progress))

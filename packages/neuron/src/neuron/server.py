@@ -31,6 +31,7 @@ from neuron.relay import BODY_LIMIT, Relay
 from neuron.replicas import Replicas
 from neuron.reports import Reports
 from neuron.requests import Requests
+from neuron.standing import Standing
 from neuron.supervisor import Supervisor
 from neuron.telemetry import Telemetry
 from neuron.watchdog import Watchdog
@@ -119,11 +120,21 @@ class Daemon:
         )
         self.replicas = Replicas(parts)
         self.supervisor = Supervisor(parts, self.replicas)
+        self.standing = Standing(parts, self.replicas, self.supervisor)
         self.reports = Reports(parts, self.replicas)
         self.telemetry = Telemetry(self.host, self.replicas)
         self.watchdog = Watchdog(self.replicas, config.engine.stall_s, clock)
         relay = Relay(parts, self.replicas)
-        api = Api(self.reports, self.supervisor, self.replicas, parts.operations, self.hub, relay, self.telemetry)
+        api = Api(
+            reports=self.reports,
+            supervisor=self.supervisor,
+            standing=self.standing,
+            replicas=self.replicas,
+            operations=parts.operations,
+            hub=self.hub,
+            relay=relay,
+            telemetry=self.telemetry,
+        )
         self.app = App(api, config.neuron.token)
         self._writes = 0
 
@@ -148,7 +159,7 @@ class Daemon:
 
     async def _beat(self, notifier: Notifier) -> None:
         while True:
-            self.supervisor.keep_loaded()
+            self.standing.keep_loaded()
             if self.hub.snapshot_due:
                 self.hub.snapshot_due = False
                 self.hub.snapshot(self.reports.report)
@@ -164,7 +175,7 @@ class Daemon:
         """What was learned at once, mere uses now and then."""
         self._writes += 1
         if self.learned.dirty or (self.learned.stale and self._writes % USES_EVERY == 0):
-            await asyncio.to_thread(self.learned.write)
+            await asyncio.to_thread(self.learned.write, self.learned.taken())
 
     def _begin(self) -> None:
         for problem in self.host.problems():
@@ -184,7 +195,7 @@ class Daemon:
         for resident in list(self.replicas):
             if resident.work is not None:
                 resident.work.cancel()
-        self.learned.write()
+        await asyncio.to_thread(self.learned.write, self.learned.taken())
         self.host.close()
 
 

@@ -14,10 +14,7 @@ from msgspec import structs
 
 from cortex_core.fleet import Known, Profile, State
 from cortex_core.neuron_api import (
-    CordonRequest,
-    DemandRequest,
     LoadRequest,
-    PinRequest,
     SleepRequest,
     UnloadRequest,
     Victim,
@@ -50,8 +47,6 @@ class Supervisor:
         self._operations = parts.operations
         self._hub = parts.hub
         self._replicas = replicas
-        self._preload = list(parts.config.engine.preload)
-        self._complained: dict[str, str] = {}  # model → the last reason why it is not kept loaded
 
     # Load
 
@@ -338,7 +333,7 @@ class Supervisor:
             await resident.changed.wait()
         running.finish()
 
-    # The smaller commands
+    # Calling off, sleeping
 
     def cancel(self, operation_id: str) -> Running:
         """Call a load off, until its first victim is gone. Who joined it is told as well."""
@@ -360,53 +355,6 @@ class Supervisor:
         if resident is None:
             raise Refused("not_found", f"{request.replica} is not loaded", field="replica")
         raise self._with_state(Refused("unsupported", "the engines of this neuron cannot sleep"), resident.model)
-
-    def pin(self, request: PinRequest) -> Running:
-        running, fresh = self._operations.begin(request.operation_id, "pin", request.model, request)
-        if fresh:
-            resident = next(iter(self._replicas.of(request.model)), None)
-            self._learned.pin(resident.profile if resident else Profile(id=request.model), request.pinned)
-            if resident is not None:
-                self._replicas.publish(resident)
-            self._hub.snapshot_due = True
-            running.finish()
-        return running
-
-    def cordon(self, request: CordonRequest, cordoned: bool) -> Running:
-        """No new leases and no new loads, or as before. Kept over restarts."""
-        running, fresh = self._operations.begin(request.operation_id, "cordon", "", request)
-        if fresh:
-            self._learned.cordon(cordoned, request.reason)
-            self._hub.snapshot_due = True
-            running.finish()
-        return running
-
-    def demand(self, request: DemandRequest) -> None:
-        self._replicas.demand(request.gateway, dict(request.models))
-
-    # What is kept loaded
-
-    def keep_loaded(self) -> None:
-        """Load what is pinned and not there, and what is to be preloaded and was not yet. For every tick."""
-        if self._parts.owners.problem or self._replicas.closing or self._learned.cordoned:
-            return
-        pinned = {profile.id: profile for profile in self._learned.pinned_profiles()}
-        wanted = pinned | {model: Profile(id=model) for model in self._preload if model not in pinned}
-        for model, profile in wanted.items():
-            here = self._replicas.of(model)
-            if here:
-                if here[0].state is State.READY and model in self._preload:
-                    self._preload.remove(model)
-                continue
-            failure = self._learned.failure(model, profile.digest)
-            if failure is not None and failure.retry_in_s > 0:
-                continue
-            try:
-                self.load(LoadRequest(model=model, profile=profile))
-            except Refused as refused:
-                if self._complained.get(model) != str(refused):
-                    self._complained[model] = str(refused)
-                    log.warning("%s is not kept loaded: %s", model, refused)
 
     # For refusals
 

@@ -88,9 +88,9 @@ class HostedEngine:
         """
         try:
             await asyncio.wait((self._serving, self._ended), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not self._serving.done():
-                await self._force()
+        except asyncio.CancelledError:  # also in the moment in which it has come to serve: nobody will ask for it
+            await self._force()
+            raise
         if self._ended.done():
             failure = self._failure
             if failure is None:
