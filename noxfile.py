@@ -51,6 +51,13 @@ def chaos(session: nox.Session) -> None:
     session.run("pytest", "tests/wire", "--timeout=900", *session.posargs, env={"CHAOS": "1"})
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The gateway beside its peers, into tools/bench/RESULTS.md. Arguments in place of `relay --write` go to tools.bench."""
+    install(session)
+    session.run("python", "-m", "tools.bench", *(session.posargs or ["relay", "--write"]))
+
+
 @nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train the tiny model with its whole budget; every skill must reach an accuracy of 0.95."""

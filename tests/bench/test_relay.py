@@ -1,0 +1,76 @@
+"""The benchmark of the relay, as short as it can be: every figure comes, and wrong answers are told of, not counted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.bench import relay, report
+from tools.bench.cores import Cores, cores
+from tools.bench.load import Failed, Load
+from tools.bench.mock import TOKENS, request
+from tools.bench.relay import Outcome, Plan
+from tools.bench.systems import DIRECT, OURS, Stage
+from tools.runner.children import Children
+from tools.runner.environment import variables
+
+needs_tools = pytest.mark.skipif(
+    not (shutil.which("cc") and shutil.which("taskset")), reason="no C compiler, or no taskset"
+)
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[Children]:
+    with Children(tmp_path, variables()) as started:
+        yield started
+
+
+@needs_tools
+def test_every_figure_of_ours_is_measured() -> None:
+    plan = Plan(seconds=0.2, rounds=1, open_streams=20, peers=())
+    outcome = relay.run(plan)
+    rows = report.table(outcome)
+    assert rows[0] == ["", OURS, DIRECT, "goal for ours"]
+    assert [row[0] for row in rows[1:] if row[1] == "–"] == []
+    assert outcome.median(DIRECT, "json_per_s")
+
+
+@needs_tools
+def test_an_answer_that_is_cut_is_no_answer(children: Children, tmp_path: Path) -> None:
+    stage = Stage(children, tmp_path, cores())
+    load = Load(tmp_path, cores())
+    whole = load.run(stage.direct(), request(stream=True), 2, 0.05, "stream")
+    assert whole.events == whole.requests * (TOKENS + 3)  # role, finish, [DONE]
+    with pytest.raises(Failed, match="no \\[DONE\\]"):  # JSON where a stream was asked for
+        load.run(stage.direct(), request(), 2, 0.05, "stream")
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    """A round in which the machine was slow for everybody changes no ratio."""
+    quick, slow = (
+        {OURS: {"json_per_s": 900.0}, "smg": {"json_per_s": 300.0}},
+        {
+            OURS: {"json_per_s": 90.0},
+            "smg": {"json_per_s": 30.0},
+        },
+    )
+    outcome = Outcome(Cores(0, 1, 1), rounds=[quick, slow, slow])
+    assert outcome.median(OURS, "json_per_s") == 90.0
+    assert outcome.ratio("json_per_s", OURS, "smg") == 3.0
+    assert outcome.ratio("json_per_s", OURS, "litellm") is None
+    (row,) = [row for row in report.table(outcome) if row[0] == "JSON requests/s"]
+    assert row == ["JSON requests/s", "90.0", "30.0 (×3.00)", "–", "≥ 2 × smg ✓"]
+
+
+def test_a_section_of_the_report_replaces_the_one_before_it(tmp_path: Path) -> None:
+    path, rows = tmp_path / "RESULTS.md", [["", "cortex"], ["tokens/s", "1"]]
+    report.write("Relay", rows, ["first"], path)
+    report.write("Neuron", rows, ["second"], path)
+    report.write("Relay", rows, ["third"], path)
+    text = path.read_text()
+    assert [word in text for word in ("first", "second", "third")] == [False, True, True]
+    assert text.startswith("# Results\n")
+    assert text.index("## Relay") < text.index("## Neuron")

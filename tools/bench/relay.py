@@ -1,0 +1,217 @@
+"""`bench relay`: our gateway with everything on, beside its peers, before a mock that costs next to nothing.
+
+Rounds are interleaved (ours, a peer, the next, ours again …), each figure is its median over the rounds, and each ratio
+the median of the rounds' ratios: what else the machine does at the time hits all of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from tools.bench.cores import Cores, cores
+from tools.bench.load import Failed, Load
+from tools.bench.mock import Mock, request
+from tools.bench.native import Missing
+from tools.bench.peers import PEERS
+from tools.bench.processes import rss_mb
+from tools.bench.systems import DIRECT, DOUBLE, OURS, PROCESSES, Stage, System
+from tools.runner.children import Children
+from tools.runner.environment import variables
+from tools.runner.report import Line, say, step
+
+CONNECTIONS = 32
+PACED_STREAMS, PACED_INTERVAL_US = 64, 10_000  # 100 tokens a second each
+FIXED_RATE = 200  # requests a second, at which added TTFT is read
+WAITING = 256  # connections that such a system may need at once
+OPEN_STREAMS = 1000
+HOLD_TOKENS, HOLD_INTERVAL_US = 60, 1_000_000
+
+JSON = request()
+PLAIN = request(stream=True, usage=True)  # bytes go through as they are
+SPLICED = request(stream=True)  # this client did not ask for usage: ours needs it, and takes it out again
+
+Figures = dict[str, float]
+Result = tuple[str, str, float]  # system, figure, value
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seconds: float = 2.0  # of each run
+    rounds: int = 3
+    open_streams: int = OPEN_STREAMS
+    peers: tuple[str, ...] = tuple(PEERS)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Everything that was measured: figures by round, then system."""
+
+    cores: Cores
+    versions: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # what is missing, and why
+    rounds: list[dict[str, Figures]] = field(default_factory=list)
+
+    def median(self, system: str, figure: str) -> float | None:
+        return _median(one[system].get(figure) for one in self.rounds if system in one)
+
+    def ratio(self, figure: str, system: str, to: str) -> float | None:
+        """The median of the rounds' ratios."""
+        return _median(
+            one[system][figure] / one[to][figure]
+            for one in self.rounds
+            if figure in one.get(system, {}) and one.get(to, {}).get(figure)
+        )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def run(plan: Plan) -> Outcome:
+    """Measure everything.
+
+    Raises:
+        Missing: no compiler, or our own gateway does not start.
+        Failed: our own gateway answered wrongly.
+    """
+    where = cores()
+    outcome = Outcome(where)
+    with (
+        tempfile.TemporaryDirectory(prefix="cortex-bench-") as temporary,
+        Children(Path(temporary), variables()) as children,
+    ):
+        folder = Path(temporary)
+        stage = Stage(children, folder, where)
+        systems = _systems(stage, plan, outcome)
+        bench = _Bench(stage.mock, Load(folder, where), plan.seconds)
+        for number in range(plan.rounds):
+            with step(f"round {number + 1} of {plan.rounds}") as line:
+                outcome.rounds.append(bench.round(systems, number, line))
+                line.detail = ""
+        with step(f"memory with {plan.open_streams} open streams"):
+            bench.memory(systems, plan.open_streams, outcome.rounds[-1])
+        outcome.left_out += bench.failed
+    return outcome
+
+
+def _systems(stage: Stage, plan: Plan, outcome: Outcome) -> list[System]:
+    systems = [stage.ours(), stage.direct()]
+    if PROCESSES:
+        systems.append(stage.ours(DOUBLE, processes=2))
+    else:
+        outcome.left_out.append("two processes on one port: [gateway] processes does not exist in this version")
+    for name in plan.peers:
+        try:
+            systems.append(stage.peer(PEERS[name]))
+        except Missing as missing:
+            outcome.left_out.append(str(missing))
+            say(f"  ! left out: {missing}")
+    outcome.versions = {system.name: system.version for system in systems if system.version}
+    return systems
+
+
+class _Bench:
+    """The measurements. A peer that fails one is told of in `failed`, and lacks that figure."""
+
+    def __init__(self, mock: Mock, load: Load, seconds: float) -> None:
+        self._mock = mock
+        self._load = load
+        self._seconds = seconds
+        self.failed: list[str] = []
+
+    def round(self, systems: list[System], number: int, line: Line) -> dict[str, Figures]:
+        """Each measurement on each system in turn; each round begins with another system."""
+        figures: dict[str, Figures] = defaultdict(dict)
+        turn = number % len(systems)
+        for name, measure in self._measures().items():
+            for system in systems[turn:] + systems[:turn]:
+                line.detail = f"{name}, {system.name}"
+                try:
+                    figures[system.name] |= measure(system)
+                except Failed as failed:
+                    self._fail(system, f"{name}: {failed}")
+        _subtract_direct(figures)
+        return figures
+
+    def memory(self, systems: list[System], streams: int, into: Mapping[str, Figures]) -> None:
+        """Last of all, since what a process has taken it may keep."""
+        for system in systems:
+            if system.name == DIRECT or system.slow:
+                continue
+            self._mock.pace(HOLD_TOKENS, HOLD_INTERVAL_US)
+            try:
+                held_mb = self._load.rss_mb_with_open(system, PLAIN, streams)
+            except Failed as failed:
+                self._fail(system, f"memory: {failed}")
+                continue
+            into[system.name]["rss_mb"] = held_mb
+        self._mock.pace()
+
+    def _measures(self) -> dict[str, Callable[[System], Figures]]:
+        return {
+            "JSON": self._json,
+            "streams": self._plain,
+            "spliced streams": self._spliced,
+            "paced streams": self._paced,
+            f"{FIXED_RATE} requests/s": self._fixed_rate,
+        }
+
+    def _fail(self, system: System, why: str) -> None:
+        if system.name == OURS:
+            raise Failed(why)
+        self.failed.append(why)
+
+    def _json(self, system: System) -> Figures:
+        ran = self._load.run(system, JSON, CONNECTIONS, self._seconds)
+        return {"json_per_s": ran.requests_per_s, "json_cpu_us": ran.cpu_us_per_request}
+
+    def _plain(self, system: System) -> Figures:
+        ran = self._load.run(system, PLAIN, CONNECTIONS, self._seconds, "stream")
+        return {
+            "streams_per_s": ran.requests_per_s,
+            "chunks_per_s": ran.events_per_s,
+            "stream_cpu_us": ran.cpu_us_per_request,
+            "chunk_cpu_us": ran.cpu_us_per_event,
+            "busy_ttft_p50_ms": ran.ttft_p50_ms,
+            "busy_ttft_p99_ms": ran.ttft_p99_ms,
+            "idle_rss_mb": rss_mb(system.pid),
+        }
+
+    def _spliced(self, system: System) -> Figures:
+        ran = self._load.run(system, SPLICED, CONNECTIONS, self._seconds, "stream")
+        return {"spliced_per_s": ran.requests_per_s, "spliced_cpu_us": ran.cpu_us_per_request}
+
+    def _paced(self, system: System) -> Figures:
+        if system.slow:
+            return {}
+        self._mock.pace(max(1, int(self._seconds * 1e6 / PACED_INTERVAL_US)), PACED_INTERVAL_US)
+        spread_ms = str(PACED_INTERVAL_US / 1000)  # so that the streams' tokens come evenly, and not all at once
+        options = ("stream", "spread", spread_ms)
+        try:
+            ran = self._load.run(system, PLAIN, PACED_STREAMS, self._seconds, *options)
+        finally:
+            self._mock.pace()
+        return {"paced_cpu_us": ran.cpu_us_per_event}
+
+    def _fixed_rate(self, system: System) -> Figures:
+        if system.slow:
+            return {}
+        ran = self._load.run(system, PLAIN, WAITING, self._seconds, "stream", "rate", str(FIXED_RATE))
+        return {"ttft_p50_ms": ran.ttft_p50_ms, "ttft_p99_ms": ran.ttft_p99_ms}
+
+
+def _subtract_direct(figures: dict[str, Figures]) -> None:
+    """TTFT as what a system adds to the mock's own, measured in the same round."""
+    direct = figures[DIRECT]
+    for name, of_system in figures.items():
+        for quantile in ("p50", "p99"):
+            key = f"ttft_{quantile}_ms"
+            if name != DIRECT and key in of_system and key in direct:
+                of_system[f"added_{key}"] = of_system[key] - direct[key]
+    direct.pop("json_cpu_us", None)
