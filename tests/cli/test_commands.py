@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -178,3 +179,15 @@ def test_a_broken_file_stops_serve_with_one_line_and_exit_code_3(
     assert (ran.code, ran.out) == (Exit.CONFIG, "")
     assert ran.err.startswith(f"cortex: {tmp_path}/{says}")
     assert ran.err.count("\n") == 1
+
+
+def test_serve_without_the_gateway_says_how_to_install_it(
+    cortex: Cortex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cortex.toml").write_text("")
+    monkeypatch.delitem(sys.modules, "cortex_gateway.server", raising=False)
+    monkeypatch.setitem(sys.modules, "cortex_gateway", None)  # what the interpreter does of a module that is not there
+    ran = cortex("serve", "--config", str(tmp_path / "cortex.toml"))
+    assert (ran.code, ran.out) == (Exit.FAILED, "")
+    assert "the gateway is not installed" in ran.err
+    assert "./packages/cortex-gateway" in ran.err

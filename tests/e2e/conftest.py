@@ -117,8 +117,8 @@ def start(host: Host, kind: str, models_dir: Path, **options: Any) -> Cluster:
 
 @pytest.fixture(scope="module")
 def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Simulated engines: a load takes 0.4 s, the first token 0.3 s, and then 50 tokens come a second."""
-    table = {"load_s": 0.4, "unload_s": 0.05, "first_token_s": 0.3, "tokens_per_s": 50.0, "weights_mb": 100}
+    """Simulated engines: a load takes 0.4 s, the first token 0.3 s, and then 100 tokens come a second."""
+    table = {"load_s": 0.4, "unload_s": 0.05, "first_token_s": 0.3, "tokens_per_s": 100.0, "weights_mb": 100}
     with fleet() as host:
         yield start(host, "sim", tmp_path_factory.mktemp("models"), sim=table)
 

@@ -112,11 +112,11 @@ async def unload_under(sim: Cluster, chat: Chat, tokens: int, *options: str) -> 
 
 
 async def test_unload_lets_requests_end(sim: Cluster, chat: Chat) -> None:
-    assert (await unload_under(sim, chat, 60)).clean
+    assert (await unload_under(sim, chat, 200)).clean
 
 
 async def test_unload_now_cuts_them_with_an_error(sim: Cluster, chat: Chat) -> None:
-    answer = await unload_under(sim, chat, 1000, "--now")
+    answer = await unload_under(sim, chat, 1900, "--now")
     assert answer.error is not None
     assert answer.error["message"]
     assert not answer.done
