@@ -53,7 +53,7 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The gateway beside its peers, into tools/bench/RESULTS.md. Arguments in place of `relay --write` go to tools.bench."""
+    """The gateway beside its peers, into tools/bench/RESULTS.md. Other arguments go to tools.bench."""
     install(session)
     session.run("python", "-m", "tools.bench", *(session.posargs or ["relay", "--write"]))
 
