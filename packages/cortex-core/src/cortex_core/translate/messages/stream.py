@@ -214,19 +214,21 @@ class MessagesStream:
                 if block.kind == _TOOL:
                     block.said.append(said)
             return
-        if block.kind == _TOOL:
-            block.said.append(said)
-            if block.index >= 0 and not block.open:
-                return  # behind its end: all that it can still do is make the call unsound
-            block.waiting.append(said)
-            block.passes = block.passes or block.whole.lstrip().startswith("{")
-        elif block.passes:
-            block.waiting.append(said)
-        else:
-            block.said.append(said)
+        if said:
+            self._keep(block, said)
         self._advance(out)
         last = self._line[-1]
         self._open = last if last.open and self._at + 1 == len(self._line) else None
+
+    def _keep(self, block: _Block, said: str) -> None:
+        """Puts down what is said until it can be passed on."""
+        if block.passes and block.kind != _TOOL:
+            block.waiting.append(said)
+            return
+        block.said.append(said)
+        if block.kind == _TOOL and (block.open or block.index < 0):  # behind its end it can only become unsound
+            block.waiting.append(said)
+            block.passes = block.passes or block.whole.lstrip().startswith("{")
 
     def _advance(self, out: list[bytes]) -> None:
         """Opens and closes as far as the line allows, and passes on what the head has waiting."""
@@ -245,7 +247,7 @@ class MessagesStream:
         """A call's name may come in pieces: it is whole when arguments begin, or another block."""
         if block.kind != _TOOL:
             return True
-        return bool(block.name) and (any(block.said) or self._at + 1 < len(self._line))
+        return bool(block.name) and (bool(block.said) or self._at + 1 < len(self._line))
 
     def _open_block(self, block: _Block, out: list[bytes]) -> None:
         block.open = True
@@ -267,7 +269,7 @@ class MessagesStream:
 
     def _pass_on(self, block: _Block, out: list[bytes]) -> None:
         if block.passes and block.waiting:
-            out.extend(block.head + encode(said) + b"}}\n\n" for said in block.waiting if said)
+            out.extend(block.head + encode(said) + b"}}\n\n" for said in block.waiting)
             block.waiting.clear()
 
     def _close(self, block: _Block, out: list[bytes]) -> None:
