@@ -153,14 +153,14 @@ class Relay:
 
     async def _exchange(self, call: Call, lease: Lease, payload: bytes) -> Refusal | None:
         want = call.want
-        left_s = max(1, int(want.arrived + want.hold_s - time.monotonic()))
+        left_s = want.arrived + want.hold_s - call.record.leased
         headers = [
             *self._headers,
-            (_REQUEST_ID, call.record.request_id.encode()),
+            (_REQUEST_ID, want.request_id.encode()),
             (_INSTANCE, lease.neuron.instance_id.encode()),
             (_REPLICA, lease.replica.id.encode()),
             (_PRIORITY, b"%d" % want.priority),
-            (_DEADLINE_S, b"%d" % left_s),
+            (_DEADLINE_S, b"%d" % max(1, left_s)),
         ]
         client = self._neurons.byte_path(lease.neuron.name)
         expect = len(payload) > EXPECT_BYTES

@@ -11,7 +11,7 @@ from cortex_gateway.api.errors import ALLOW_POST, Ids, refuse
 from cortex_gateway.call import Call
 from cortex_gateway.dispatcher import Dispatcher, Want
 from cortex_gateway.held import Held
-from cortex_gateway.policy.body import MAX_SESSION, Wanted, read
+from cortex_gateway.policy.body import MAX_SESSION, read
 from cortex_gateway.record import Record
 from cortex_gateway.relay import Relay
 from cortex_gateway.telemetry import Telemetry
@@ -74,8 +74,13 @@ class Completions:
         Raises:
             CortexError: it is none, or there is no room for it.
         """
-        declared = request.content_length
-        release = self._held.charge(CHUNKED_BYTES if declared is None else declared)
+        declared, session = CHUNKED_BYTES, ""
+        for name, value in request.headers:
+            if name == b"content-length":
+                declared = int(value)
+            elif name in _SESSIONS:
+                session = value[:MAX_SESSION].decode("latin-1")
+        release = self._held.charge(declared)
         try:
             wanted = read(await request.body(), self._dialect)
             if wanted.model not in self._dispatcher.fleet.profiles:
@@ -83,29 +88,18 @@ class Completions:
         except BaseException:
             release()
             raise
-        want = self._want(wanted, request, request_id, arrived)
-        record = Record(
-            request_id=request_id, model=wanted.model, dialect=self._dialect, stream=wanted.stream, arrived=arrived
-        )
-        return Call(send, self._target, wanted, want, record, release)
-
-    def _want(self, wanted: Wanted, request: Request, request_id: str, arrived: float) -> Want:
-        hold_s = self._config.hold_s if wanted.stream else self._config.hold_not_streaming_s
-        return Want(
+        want = Want(
             model=wanted.model,
             request_id=request_id,
             caller=request.client or "",
-            session=_session(request) or wanted.session,
+            session=session or wanted.session,
             prompt_head=wanted.head,
             tokens=wanted.tokens,
             streaming=wanted.stream,
             arrived=arrived,
-            hold_s=hold_s,
+            hold_s=self._config.hold_s if wanted.stream else self._config.hold_not_streaming_s,
         )
-
-
-def _session(request: Request) -> str:
-    for name, value in request.headers:
-        if name in _SESSIONS:
-            return value[:MAX_SESSION].decode("latin-1")
-    return ""
+        record = Record(
+            request_id=request_id, model=wanted.model, dialect=self._dialect, stream=wanted.stream, arrived=arrived
+        )
+        return Call(send, self._target, wanted, want, record, release)
