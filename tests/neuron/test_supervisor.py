@@ -84,6 +84,33 @@ def test_a_victims_memory_passes_to_its_successor_and_to_nobody_else(tmp_path: P
     in_virtual_time(tmp_path, scene, turn_guard_s=0.0)
 
 
+def test_a_model_is_moved_to_another_device_by_letting_itself_go(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        first = await loaded(world, "b", placement=(Share("cuda:1", 500),))
+        move = world.supervisor.load(
+            request("b", placement=(Share("cuda:0", 500),), evict=(victim(world, "b", "drain"),))
+        )
+        await move.wait()
+        [resident] = world.replicas
+        assert (resident.id != first.id, resident.devices) == (True, ("cuda:0",))
+
+    in_virtual_time(tmp_path, scene)
+
+
+def test_what_only_moving_a_pin_would_make_fit_can_never_fit(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        await loaded(world, "c", placement=(Share("cuda:1", 700),))
+        with pytest.raises(Refused) as caught:
+            world.supervisor.load(request("e"))
+        assert caught.value.refusal.code == "insufficient_memory"
+        world.standing.pin(PinRequest(model="c"))
+        with pytest.raises(Refused, match=r"moving what is pinned \(c\)") as caught:
+            world.supervisor.load(request("e"))
+        assert (caught.value.refusal.code, caught.value.refusal.need_mb) == ("model_cannot_fit", 1400)
+
+    in_virtual_time(tmp_path, scene)
+
+
 def test_a_failed_load_leaves_nothing_and_is_told_to_all_who_joined(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         world.owners.fails = lambda spec: "weights"

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from cortex_core.neuron_api import DEADLINE_S, INSTANCE, REPLICA, REQUEST_ID, FinishedEvent, Health
+from cortex_core.neuron_api import DEADLINE_S, INSTANCE, PRIORITY, REPLICA, REQUEST_ID, FinishedEvent, Health
 from tests.neuron.contract.subject import Subject, real, rest_of
 from tests.support.until import until_async
 
@@ -172,6 +172,14 @@ async def test_what_the_engine_refuses_comes_through_as_it_said_it(subject: Subj
     assert answer.status == 400
     assert "context" in answer.json()["error"]["message"] or "max_tokens" in answer.json()["error"]["message"]
     assert "x-cortex-refusal" not in answer.headers
+
+
+@real
+async def test_a_priority_reaches_the_engine_or_is_refused(subject: Subject) -> None:
+    replica = await subject.load(subject.models[0])
+    assert (await subject.ask(replica, head={PRIORITY: "9"})).status == 200
+    answer = await subject.ask(replica, head={PRIORITY: "10"})
+    assert (answer.status, answer.refusal.field) == (422, PRIORITY)
 
 
 async def test_many_at_once_are_all_answered(subject: Subject) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from cortex_core.fleet import State
 from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Request, Response, Send, respond
-from cortex_core.neuron_api import DEADLINE_S, GATEWAY, INSTANCE, REPLICA, REQUEST_ID
+from cortex_core.neuron_api import DEADLINE_S, GATEWAY, INSTANCE, PRIORITY, REPLICA, REQUEST_ID
 from neuron.parts import Parts
 from neuron.refusals import Refused
 from neuron.replicas import Replicas
@@ -21,6 +21,7 @@ from neuron.resident import Resident
 BODY_LIMIT = 64 * 2**20
 QUEUE_S = 60.0  # in a replica's queue, when the caller says nothing
 ID_LIMIT = 200  # characters
+PRIORITIES = frozenset("0123456789")
 ADMINISTRATION = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})  # of an engine: not for requests
 PASSED_IN = frozenset({b"accept", b"traceparent", b"tracestate"})
 KEPT_BACK = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"})
@@ -133,6 +134,7 @@ class Relay:
             self._requests.cancel(executed)
             raise Refused("failed", f"the engine of {resident.model} is gone: {resident.reason}")
         self._learned.used(resident.model, resident.digest)
+        body = with_priority(body, request.header(PRIORITY))
         headers = [(name, value) for name, value in request.headers if name in PASSED_IN]
         headers += [(b"content-type", _content_type(request)), (REQUEST_ID.encode(), executed.id.encode("latin-1"))]
         try:
@@ -176,6 +178,21 @@ def _content_type(request: Request) -> bytes:
         if given is None or given == "application/x-www-form-urlencoded"
         else given.encode("latin-1")
     )
+
+
+def with_priority(body: bytes, given: str | None) -> bytes:
+    """The body with the request's place in the engine's queue: 0 to 9 and higher first with us, lower first there.
+
+    It stands last: of a key that stands twice the last one counts, so no client can overtake with one of its own.
+    """
+    if given is None:
+        return body
+    if given not in PRIORITIES:
+        raise Refused("bad_request", "expected 0 to 9", field=PRIORITY)
+    open_body = body.rstrip().removesuffix(b"}")
+    if open_body == body.rstrip() or open_body.rstrip() == b"{":
+        return body  # nothing that an engine could execute
+    return b'%b,"priority":%d}' % (open_body, 9 - int(given))
 
 
 def _target(request: Request) -> str:

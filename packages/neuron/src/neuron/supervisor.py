@@ -98,6 +98,8 @@ class Supervisor:
         """Whether a resident of the model is, or will be, what was asked for."""
         if resident.state in GOES or resident.claimed_by is not None:
             return False
+        if any(victim.replica == resident.id for victim in request.evict):
+            return False  # it is moved: loaded elsewhere on this host, and let go here
         if request.replace and resident.digest != profile.digest:
             return False
         if resident.state is State.RECOVERING and resident.strikes > 1:
@@ -188,16 +190,32 @@ class Supervisor:
             known = Known(model=profile.id, digest=profile.digest, device_kind=self._host.kind, overhead_mb=1)
         try:
             fitted = fit(checkpoint, profile, devices, free, placement=request.placement, known=known)
+            hopeless = isinstance(fitted, Need) and isinstance(
+                fit(checkpoint, profile, devices, self._without_pins(profile.id), known=known), Need
+            )
         except CannotFit as error:
             code = "bad_request" if error.field else "model_cannot_fit"
             numbers = {"need_mb": error.need_mb, "free_mb": max(0, error.free_mb)}
             raise Refused(code, str(error), field=error.field, **numbers) from error
         if isinstance(fitted, Need):
+            if hopeless:
+                pinned = ", ".join(sorted({r.model for r in self._replicas if self._replicas.pinned(r)}))
+                text = f"{profile.id} needs {fitted.memory_mb} MB: only moving what is pinned ({pinned}) would free it"
+                raise Refused("model_cannot_fit", text, need_mb=fitted.memory_mb, free_mb=max(0, *free.values()))
             self._check_promised(fitted)
             best_mb = max(0, *free.values())
             text = f"{profile.id} needs {fitted.memory_mb} MB and {best_mb} are free"
             raise Refused("insufficient_memory", text, need_mb=fitted.memory_mb, free_mb=best_mb)
         return fitted
+
+    def _without_pins(self, model: str) -> dict[str, int]:
+        """Device → what would be free if everything went that may."""
+        room = {device.id: device.memory_mb for device in self._host.devices({})}
+        for resident in self._replicas:
+            if self._replicas.pinned(resident) and resident.model != model:
+                for device in resident.devices:
+                    room[device] = room.get(device, 0) - resident.held_mb(device)
+        return room
 
     def _check_promised(self, wanted: Need) -> None:
         """Memory that another load has been promised is not merely missing: the caller's picture is old."""
