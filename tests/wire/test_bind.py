@@ -94,11 +94,10 @@ def test_socket_activation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert activated() == []
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     with bind("127.0.0.1:0") as one, bind("127.0.0.1:0") as two:
-        taken = {fd: os.dup(fd) for fd in (100, 101) if _is_open(fd)}
-        assert not taken
-        os.dup2(one.fileno(), 100)
-        os.dup2(two.fileno(), 101)
-        monkeypatch.setattr("cortex_core.http.listeners._FIRST_INHERITED_FD", 100)
+        first = next(fd for fd in range(100, 1000) if not (_is_open(fd) or _is_open(fd + 1)))
+        os.dup2(one.fileno(), first)
+        os.dup2(two.fileno(), first + 1)
+        monkeypatch.setattr("cortex_core.http.listeners._FIRST_INHERITED_FD", first)
         listeners = activated()
         assert [address_of(listener) for listener in listeners] == [address_of(one), address_of(two)]
         for listener in listeners:
