@@ -17,10 +17,10 @@ from cortex_core.translate.responses.tools import Tools, custom_arguments
 
 Message = dict[str, Any]
 
-_ROLES = {"user", "system", "developer", "assistant"}
-_TEXT = {"input_text", "output_text", "text", "summary_text", "reasoning_text"}
-_CALLS = {"function_call", "custom_tool_call"}
-_RESULTS = {"function_call_output", "custom_tool_call_output"}
+_ROLES = ("user", "system", "developer", "assistant")
+_TEXT = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
+_CALLS = ("function_call", "custom_tool_call")
+_RESULTS = ("function_call_output", "custom_tool_call_output")
 _TEXT_MEDIA = ("data:text/", "data:application/json")
 
 

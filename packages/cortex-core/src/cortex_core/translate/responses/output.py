@@ -220,10 +220,11 @@ class Call(Item):
         at, arguments = {"item_id": self.id}, self.arguments or ""
         if self.tool.custom:
             text = custom_input(arguments)
-            yield "response.custom_tool_call_input.delta", {**at, "delta": text}
+            if text:
+                yield "response.custom_tool_call_input.delta", {**at, "delta": text}
             yield "response.custom_tool_call_input.done", {**at, "input": text}
         else:
-            if self.waiting:
+            if not self._begins:  # else they were shown as they came
                 yield "response.function_call_arguments.delta", {**at, "delta": arguments}
             done = {**at, "name": self.tool.name, "arguments": arguments}
             yield "response.function_call_arguments.done", done

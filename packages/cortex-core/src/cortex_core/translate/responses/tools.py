@@ -208,7 +208,7 @@ def _joined(namespace: str, tool: str, taken: frozenset[str] | set[str]) -> str:
 
 def _reference(where: str, one: Any, tools: Tools) -> str | None:
     """The function that a choice names; None: a hosted tool."""
-    if an_object(where, one).get("type") not in {"function", "custom"}:
+    if an_object(where, one).get("type") not in ("function", "custom"):
         return None
     namespace = one.get("namespace")
     return tools.function(a_name(f"{where}.name", one.get("name")), namespace if isinstance(namespace, str) else None)
