@@ -18,7 +18,7 @@ from cortex_core.neuron_api import HEARTBEAT_S, CordonRequest, DemandRequest, Pi
 from cortex_gateway.sim.connection import Broken
 from cortex_gateway.sim.engine import Generation
 from cortex_gateway.sim.swaps import Swaps
-from cortex_gateway.sim.truth import Model, Row
+from cortex_gateway.sim.truth import GUARD_S, Model, Row
 
 CLOSED = {
     State.LOADING: "loading",
@@ -29,6 +29,7 @@ CLOSED = {
     State.UNLOADING: "draining",
 }
 """States whose gate is closed, with the code of the refusal."""
+DUPLICATE_S = 600.0  # for so long a request's id is known after its end
 
 
 class Head(Struct, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class SimNeuron(Swaps):
     Args:
         tasks: who owns its operations.
         on_change: told of each replica that changed, after it did.
+        guard_s: how long a fresh replica waits for its first request.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class SimNeuron(Swaps):
         models: Mapping[str, Model],
         tasks: asyncio.TaskGroup,
         on_change: Callable[[Any, Row], None] = lambda _neuron, _row: None,
+        guard_s: float = GUARD_S,
     ) -> None:
-        super().__init__(name, devices, models, tasks, on_change)
+        super().__init__(name, devices, models, tasks, on_change, guard_s)
         self._requests: dict[str, Row] = {}  # by request id
+        self._ended: dict[str, float] = {}  # request id → when it ended, of those that were executed
         self._starts = 0
 
     # ---------------------------------------------------------------- life
@@ -82,7 +86,7 @@ class SimNeuron(Swaps):
         for row in self.rows.values():
             row.state = State.ABSENT
             self.cut += row.engine.cut()
-        for state in (self.rows, self._active, self._operations, self._requests, self._demand):
+        for state in (self.rows, self._active, self._operations, self._requests, self._ended, self._demand):
             state.clear()
         self.hang_up()
 
@@ -108,8 +112,9 @@ class SimNeuron(Swaps):
             raise self.refuse(CLOSED[row.state], f"replica {row.id} is {row.state}", row)
         if self.cordoned:
             raise self.refuse("cordoned", f"{self.name} takes no new requests", row)
-        if head.request_id in self._requests:
-            raise self.refuse("duplicate", "this request runs already", executed="yes")
+        ended_at = self._ended.get(head.request_id, -DUPLICATE_S)
+        if head.request_id in self._requests or self.now - ended_at < DUPLICATE_S:
+            raise self.refuse("duplicate", "this request runs or has run", executed="yes")
         generation = Generation(head.gateway, head.request_id, tokens)
         row.engine.admit(generation, head.deadline_s)
         self._requests[generation.id] = row
@@ -126,6 +131,8 @@ class SimNeuron(Swaps):
         row = self._requests.pop(generation.id, None)
         if row is not None:
             row.engine.leave(generation)
+            if generation.first_at:  # it had a slot
+                self._ended[generation.id] = self.now
 
     # ---------------------------------------------------------------- operators and gateways
 
@@ -135,6 +142,7 @@ class SimNeuron(Swaps):
         for row in tuple(self.rows.values()):
             if row.model == request.model:
                 self.changed(row)
+        self.snapshot()
 
     def cordon(self, request: CordonRequest, *, cordoned: bool = True) -> None:  # noqa: ARG002 - the reason is for people
         """`POST /cordon` and `/uncordon`: no new leases and no new loads; who holds a lease goes on."""

@@ -12,7 +12,7 @@ from cortex_core.fleet import Device, Profile, Share, State
 from cortex_core.neuron_api import LoadRequest, Operation, UnloadRequest, Victim
 from cortex_gateway.sim.connection import Broken
 from cortex_gateway.sim.engine import Engine
-from cortex_gateway.sim.truth import LoadFault, Model, Row, Truth
+from cortex_gateway.sim.truth import GUARD_S, LoadFault, Model, Row, Truth
 
 MOVING = frozenset({State.LOADING, State.DRAINING, State.UNLOADING})
 
@@ -48,8 +48,9 @@ class Swaps(Truth):
         models: Mapping[str, Model],
         tasks: asyncio.TaskGroup,
         on_change: Callable[[Any, Row], None] = lambda _neuron, _row: None,
+        guard_s: float = GUARD_S,
     ) -> None:
-        super().__init__(name, devices, models, on_change)
+        super().__init__(name, devices, models, on_change, guard_s)
         self.loads: list[str] = []  # models, as their loads began
         self.cut = 0  # answers that ended early, by a fault or an operator
         self.faults: dict[str, list[LoadFault]] = {}  # of a model's next loads
@@ -95,6 +96,8 @@ class Swaps(Truth):
             raise self.refuse("not_found", f"no replica {request.replica or request.model_id}")
         if request.version not in {None, row.version} or row.state is not State.READY:
             raise self.refuse("outrun", f"replica {row.id} is {row.state}, version {row.version}", row)
+        if self.pins.get(row.model):
+            raise self.refuse("busy", f"{row.model} is pinned", row)
         if request.mode == "idle" and not row.is_idle:
             raise self.refuse("busy", f"{row.engine.in_flight} requests run on replica {row.id}", row)
         if request.mode == "cut":

@@ -30,6 +30,8 @@ class Model(Struct, frozen=True, kw_only=True):
     need_mb: int  # in all, over its devices
     load_s: float = 10.0
     unload_s: float = 1.0
+    context: int = 8192  # tokens
+    kv_tokens: int = 32_768
     speed: Speed = Speed()
 
 
@@ -80,8 +82,10 @@ class Truth:
         devices: Iterable[Device],
         models: Mapping[str, Model],
         on_change: Callable[[Any, Row], None],
+        guard_s: float,
     ) -> None:
         self.name = name
+        self.guard_s = guard_s
         self.devices = tuple(devices)
         self.models = models
         self.rows: dict[str, Row] = {}
@@ -124,7 +128,7 @@ class Truth:
         )
 
     def view(self, row: Row) -> Replica:
-        now = self.now
+        now, model = self.now, self.models[row.model]
         loading = row.state is State.LOADING
         return Replica(
             id=row.id,
@@ -140,6 +144,9 @@ class Truth:
             queue=row.engine.queue,
             max_in_flight=row.engine.speed.max_in_flight,
             max_queue_depth=row.engine.speed.max_queue_depth,
+            context=model.context,
+            kv_tokens=model.kv_tokens,
+            tasks=("generate",),
             pinned=self.pins.get(row.model, False),
             tier="running" if row.state in {State.READY, State.DRAINING} else "",
             evictable_in_s=self.evictable_in_s(row),
@@ -149,10 +156,13 @@ class Truth:
         )
 
     def evictable_in_s(self, row: Row) -> float:
-        """A fresh replica is protected until its first request has ended, then for its turn while it has demand."""
-        if row.ready_at is None or row.state is not State.READY:
+        """A fresh replica is protected until its first request has ended, then for its turn while it has demand.
+
+        Without a guard there is no protection at all.
+        """
+        if row.ready_at is None or row.state is not State.READY or not self.guard_s:
             return 0.0
-        guard_s = 0.0 if row.engine.ended else GUARD_S
+        guard_s = 0.0 if row.engine.ended else self.guard_s
         if not row.is_idle or any(row.model in models for models in self._demands().values()):
             guard_s = max(guard_s, turn_s(row.load_s))
         return max(0.0, row.ready_at + guard_s - self.now)
@@ -247,7 +257,9 @@ class Truth:
         key = (row.model, row.digest)
         need_mb = sum(share.memory_mb for share in row.place)
         known = self._known.get(key) or Known(model=row.model, digest=row.digest, device_kind=self.devices[0].kind)
-        self._known[key] = structs.replace(known, load_s=row.load_s, weights_mb=need_mb)
+        self._known[key] = structs.replace(
+            known, load_s=row.load_s, weights_mb=need_mb, kv_tokens=self.models[row.model].kv_tokens
+        )
         self._failures.pop(key, None)
         self._snapshot_due = True
 
