@@ -1,16 +1,15 @@
 """Prometheus metrics: what has ended is counted as it ends, what is is read off the fleet when somebody asks.
 
 The registry is this gateway's own. Labels come from closed sets (configured neurons, catalogued models, codes of the
-tables), never from a client; the children of a label set are looked up once and kept, which is most of their cost.
+tables), never from a client.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -22,41 +21,35 @@ from cortex_core.metrics import METRICS
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.record import CLIENT_LEFT, Record
 from cortex_gateway.swaps import SwapRecord
+from cortex_gateway.tallies import Tallies
 
 _PATHS = ("/metrics", "/")
 
 
-class _Answered:
-    """The children of one (neuron, model, dialect): one lookup a request."""
+class _Cells:
+    """Where the requests of one (neuron, model, dialect) are counted: one lookup a request."""
 
     __slots__ = ("cached", "completion", "duration", "left", "prompt", "queued", "requests", "speed", "ttft")
 
-    def __init__(self, metrics: Mapping[str, Any], neuron: str, model: str, dialect: str) -> None:
-        self.requests: Counter = metrics["cortex_requests_total"].labels(neuron, model, dialect)
-        self.left: Counter = metrics["cortex_client_disconnects_total"].labels(neuron, model)
-        self.prompt: Counter = metrics["cortex_prompt_tokens_total"].labels(neuron, model)
-        self.cached: Counter = metrics["cortex_cached_prompt_tokens_total"].labels(neuron, model)
-        self.completion: Counter = metrics["cortex_completion_tokens_total"].labels(neuron, model)
-        self.speed: Histogram = metrics["cortex_tokens_per_second"].labels(neuron, model)
-        self.ttft: Histogram = metrics["cortex_time_to_first_token_seconds"].labels(neuron, model)
-        self.duration: Histogram = metrics["cortex_request_duration_seconds"].labels(neuron, model)
-        self.queued: Histogram = metrics["cortex_queue_wait_seconds"].labels(neuron, model)
+    def __init__(self, tallies: Tallies, neuron: str, model: str, dialect: str) -> None:
+        self.requests = tallies.count("cortex_requests_total", neuron, model, dialect)
+        self.left = tallies.count("cortex_client_disconnects_total", neuron, model)
+        self.prompt = tallies.count("cortex_prompt_tokens_total", neuron, model)
+        self.cached = tallies.count("cortex_cached_prompt_tokens_total", neuron, model)
+        self.completion = tallies.count("cortex_completion_tokens_total", neuron, model)
+        self.speed = tallies.buckets("cortex_tokens_per_second", neuron, model)
+        self.ttft = tallies.buckets("cortex_time_to_first_token_seconds", neuron, model)
+        self.duration = tallies.buckets("cortex_request_duration_seconds", neuron, model)
+        self.queued = tallies.buckets("cortex_queue_wait_seconds", neuron, model)
 
 
 class Telemetry:
     def __init__(self, version: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter: its birthday
         self.registry = CollectorRegistry()
         self._version = version
-        self._metrics: dict[str, Any] = {}
-        self._answered: dict[tuple[str, str, Dialect], _Answered] = {}
-        for metric in METRICS:
-            if metric.kind == "counter":
-                self._metrics[metric.name] = Counter(metric.name, metric.help, metric.labels, registry=self.registry)
-            elif metric.kind == "histogram":
-                self._metrics[metric.name] = Histogram(
-                    metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets
-                )
+        self._tallies = Tallies()
+        self._cells: dict[tuple[str, str, Dialect], _Cells] = {}
+        self.registry.register(self._tallies)
 
     def watch(self, dispatcher: Dispatcher) -> None:
         """From now on gauges come from its picture."""
@@ -64,50 +57,49 @@ class Telemetry:
 
     def refused(self, dialect: Dialect, code: str) -> None:
         """A request that was no request for any model."""
-        self._metrics["cortex_requests_total"].labels("", "", dialect).inc()
-        self._metrics["cortex_request_errors_total"].labels("", "", dialect, code).inc()
+        self._tallies.count("cortex_requests_total", "", "", dialect).value += 1
+        self._tallies.count("cortex_request_errors_total", "", "", dialect, code).value += 1
 
     def ended(self, record: Record) -> None:
         """A request ended, however."""
         key = (record.neuron, record.model, record.dialect)
-        children = self._answered.get(key)
-        if children is None:
-            children = self._answered[key] = _Answered(self._metrics, *key)
-        children.requests.inc()
-        children.duration.observe(record.ended - record.arrived)
+        cells = self._cells.get(key)
+        if cells is None:
+            cells = self._cells[key] = _Cells(self._tallies, *key)
+        cells.requests.value += 1
+        cells.duration.observe(record.ended - record.arrived)
         if record.leased:
-            children.queued.observe(record.leased - record.arrived)
+            cells.queued.observe(record.leased - record.arrived)
         if record.first_content:
-            children.ttft.observe(record.first_content - record.arrived)
+            cells.ttft.observe(record.first_content - record.arrived)
         usage = record.usage
         if usage is not None:
-            children.prompt.inc(usage.prompt_tokens)
-            children.completion.inc(usage.completion_tokens)
-            if usage.cached_tokens:
-                children.cached.inc(usage.cached_tokens)
+            cells.prompt.value += usage.prompt_tokens
+            cells.cached.value += usage.cached_tokens
+            cells.completion.value += usage.completion_tokens
             spent_s = record.ended - record.first_content
             if record.first_content and usage.completion_tokens > 1 and spent_s > 0:
-                children.speed.observe((usage.completion_tokens - 1) / spent_s)
+                cells.speed.observe((usage.completion_tokens - 1) / spent_s)
         if record.code == CLIENT_LEFT:
-            children.left.inc()
+            cells.left.value += 1
         elif record.code:
-            self._metrics["cortex_request_errors_total"].labels(*key, record.code).inc()
+            self._tallies.count("cortex_request_errors_total", *key, record.code).value += 1
         for reason in record.retries:
-            self._metrics["cortex_retries_total"].labels(reason).inc()
+            self._tallies.count("cortex_retries_total", reason).value += 1
 
     def swapped(self, swap: SwapRecord) -> None:
         """A swap of this gateway ended."""
-        labels = (swap.neuron, swap.model)
+        tallies, labels = self._tallies, (swap.neuron, swap.model)
         if swap.error:
             if swap.loaded:
-                self._metrics["cortex_load_failures_total"].labels(*labels, swap.error).inc()
+                tallies.count("cortex_load_failures_total", *labels, swap.error).value += 1
             return
         if swap.loaded:
             if swap.reason == "waiters":
-                self._metrics["cortex_cold_starts_total"].labels(*labels).inc()
-            self._metrics["cortex_load_duration_seconds"].labels(*labels).observe(swap.seconds)
+                tallies.count("cortex_cold_starts_total", *labels).value += 1
+            tallies.buckets("cortex_load_duration_seconds", *labels).observe(swap.seconds)
         for model in swap.victims:
-            self._metrics["cortex_evictions_total"].labels(swap.neuron, model).inc()
+            tallies.count("cortex_evictions_total", swap.neuron, model).value += 1
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The metrics port."""
