@@ -45,6 +45,7 @@ class SimGateway:
     ) -> None:
         self.name = name
         self.held: Counter[Key] = Counter()  # leases, counted apart from the dispatcher's own books
+        self.waiting: dict[str, Want] = {}  # requests without a lease
         self.swaps: list[SwapRecord] = []
         self.refusals: Counter[str] = Counter()  # of requests, by code
         self.dead = False
@@ -96,9 +97,17 @@ class SimGateway:
             Refused: finally.
             Broken: in the middle; it may have been executed.
         """
+        try:
+            await self._serve(want, tokens)
+        finally:
+            self.waiting.pop(want.request_id, None)
+
+    async def _serve(self, want: Want, tokens: int) -> None:
         unreachable = refused = 0
         while True:
+            self.waiting[want.request_id] = want
             async with self.dispatcher.lease(want) as lease:
+                del self.waiting[want.request_id]
                 key = lease.neuron.name, lease.replica.id
                 self.held[key] += 1
                 try:

@@ -43,11 +43,11 @@ def _check_served_somebody(neuron: SimNeuron, row: Row, gateways: Iterable[SimGa
         link = gateway.links[neuron.name]
         if neuron.cordoned or link.is_cut or link.loss:
             continue
-        waiters, oldest_s = gateway.dispatcher.waiting().get(row.model, (0, 0.0))
+        waits_s = [neuron.now - want.arrived for want in gateway.waiting.values() if want.model == row.model]
         _must(
-            oldest_s <= ready_s or not ready_s,
+            max(waits_s, default=0.0) <= ready_s or not ready_s,
             f"{neuron.name} lets {row.id} ({row.model}) go, which served nobody for {ready_s:g} s "
-            f"while {waiters} waited at {gateway.name}, the first for {oldest_s:g} s",
+            f"while {len(waits_s)} waited at {gateway.name}, the first for {max(waits_s, default=0.0):g} s",
         )
 
 

@@ -186,8 +186,9 @@ class Swaps(Truth):
         if unknown := [share.id for share in chosen if share.id not in room]:
             raise self.refuse("bad_request", f"placement: no device {unknown[0]}", field="placement")
         pinned = [row for row in self.rows.values() if self.pins.get(row.model)]
-        if sum(self.room_mb(d, set(self.rows.values()) - set(pinned)) >= share_mb for d in self.devices) < len(chosen):
-            numbers = {"need_mb": need_mb, "free_mb": max(room.values())}
+        most_mb = {d.id: d.memory_mb - sum(row.claim_mb(d.id) for row in pinned) for d in self.devices}
+        if sum(mb >= share_mb for mb in most_mb.values()) < len(chosen):
+            numbers = {"need_mb": need_mb, "free_mb": max(most_mb.values())}
             raise self.refuse("model_cannot_fit", f"{profile.id} needs {need_mb} MB", *pinned, **numbers)
         short = [s for s in chosen if room[s.id] < s.memory_mb or s.memory_mb < share_mb]
         if not short:
