@@ -23,26 +23,23 @@ BEGUN = "in_progress"
 class Item:
     """One item. Its pieces, joined, are its text, its thought or its arguments; those not shown yet wait."""
 
-    __slots__ = ("_pieces", "delta_head", "id", "waiting")
+    __slots__ = ("delta_head", "id", "pieces", "waiting")
 
     def __init__(self) -> None:
         self.id = ""  # once it is open
         self.waiting: list[str] = []
         self.delta_head = b""  # of each of its delta events, up to what differs from one to the next
-        self._pieces: list[str] = []
+        self.pieces: list[str] = []
 
     def add(self, piece: str) -> None:
-        self._pieces.append(piece)
+        self.pieces.append(piece)
         self.waiting.append(piece)
-
-    def add_shown(self, piece: str) -> None:
-        self._pieces.append(piece)
 
     @property
     def text(self) -> str:
-        if len(self._pieces) > 1:
-            self._pieces = ["".join(self._pieces)]
-        return self._pieces[0] if self._pieces else ""
+        if len(self.pieces) > 1:
+            self.pieces = ["".join(self.pieces)]
+        return self.pieces[0] if self.pieces else ""
 
     @property
     def id_prefix(self) -> str:

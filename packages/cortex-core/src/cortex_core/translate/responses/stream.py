@@ -35,7 +35,7 @@ class ResponsesStream:
         self._started = False
         self._line: list[Item] = []
         self._at = 0  # the head of the line
-        self._open: Message | Thought | None = None  # the head, when it is open and the last: the fast path
+        self._open: Item | None = None  # the head, when it is the last and shows what comes: the fast path
         self._opened = 0  # items so far: the next one's output_index
         self._done: list[dict[str, Any]] = []  # items, as clients saw them
         self._calls: dict[int | str, Call] = {}
@@ -51,9 +51,15 @@ class ResponsesStream:
         for choice in chunk.choices:
             if choice.index:
                 continue
-            if choice.delta is not None:
-                self._said(choice.delta, out)
-            self._finish = choice.finish_reason or self._finish
+            delta, item = choice.delta, self._open
+            if delta is not None:
+                if type(item) is Message and delta.content and _only_content(delta):
+                    item.pieces.append(delta.content)
+                    out.append(self._delta(item, delta.content))
+                else:
+                    self._said(delta, out)
+            if choice.finish_reason:
+                self._finish = choice.finish_reason
         return b"".join(out)
 
     def keepalive(self) -> bytes:
@@ -72,7 +78,6 @@ class ResponsesStream:
             self._line.append(Message())
         last_call = next((item for item in reversed(self._line) if isinstance(item, Call)), None)
         for item in self._line[self._at :]:
-            final = item is self._line[-1]
             if isinstance(item, Call):
                 if item.arguments is None or (item is last_call and self._finish == "length"):
                     reason = reason or "max_output_tokens"
@@ -80,7 +85,8 @@ class ResponsesStream:
             elif not item.ready and len(self._line) > 1:
                 continue
             self._show(item, out)
-            self._close(item, "incomplete" if final and reason else "completed", out)
+            cut = item is self._line[-1] and self._finish in _INCOMPLETE and not isinstance(item, Call)
+            self._close(item, "incomplete" if cut else "completed", out)
         status = "incomplete" if reason else "completed"
         self.response = self._frame.response(status, self._done, usage=usage, incomplete=reason)
         out.append(self._event(f"response.{status}", {"response": self.response}))
@@ -125,9 +131,9 @@ class ResponsesStream:
 
     def _say(self, kind: type[Thought | Message], said: str, out: list[bytes]) -> None:
         """Text goes to the last item, if it is of its kind; else to a new one behind it."""
-        item: Item | None = self._open
+        item = self._open
         if type(item) is kind:
-            item.add_shown(said)
+            item.pieces.append(said)
             out.append(self._delta(item, said))
             return
         item = self._line[-1] if self._at < len(self._line) else None
@@ -142,15 +148,21 @@ class ResponsesStream:
         key: int | str = delta.index if delta.index is not None else delta.id or -1 - position
         function = delta.function
         name = (function.name if function is not None else None) or ""
+        arguments = (function.arguments if function is not None else None) or ""
         call = self._calls.get(key)
+        if call is not None and call is self._open and not name:
+            if arguments:
+                call.pieces.append(arguments)
+                out.append(self._delta(call, arguments))
+            return
         if call is None or (delta.id and name and call.call_id and delta.id != call.call_id and call.whole):
             call = self._calls[key] = Call()
             self._line.append(call)
         call.call_id = call.call_id or delta.id or ""
         if name and name != call.name and not call.text:
             call.name += name
-        if function is not None and function.arguments:
-            call.add(function.arguments)
+        if arguments:
+            call.add(arguments)
         self._advance(out)
 
     def _advance(self, out: list[bytes]) -> None:
@@ -168,7 +180,7 @@ class ResponsesStream:
                 break
             self._at += 1  # closed, or white space before something else
         head = line[self._at] if self._at + 1 == len(line) else None
-        self._open = head if isinstance(head, Message | Thought) and head.open else None
+        self._open = head if head is not None and head.delta_head else None
 
     def _show(self, item: Item, out: list[bytes]) -> None:
         """Opens it, and shows what waits in it."""
@@ -184,7 +196,7 @@ class ResponsesStream:
         if not item.delta_head:
             kind, fields = item.delta
             fields = {"type": kind, "item_id": item.id, "output_index": self._opened - 1, **fields}
-            item.delta_head = b"event: %b\ndata: %b," % (kind.encode(), encode(fields)[:-1])
+            item.delta_head = b'event: %b\ndata: %b,"sequence_number":' % (kind.encode(), encode(fields)[:-1])
         out.extend([self._delta(item, said) for said in item.waiting])
         item.waiting.clear()
 
@@ -197,10 +209,14 @@ class ResponsesStream:
 
     def _delta(self, item: Item, said: str) -> bytes:
         self._sequence += 1
-        return b'%b"sequence_number":%d,"delta":%b}\n\n' % (item.delta_head, self._sequence - 1, encode(said))
+        return item.delta_head + b"%d" % (self._sequence - 1) + b',"delta":' + encode(said) + b"}\n\n"
 
     def _close(self, item: Item, status: str, out: list[bytes]) -> None:
         for kind, fields in item.closing(status):
             out.append(self._event(kind, {"output_index": self._opened - 1, **fields}))
             if "item" in fields:
                 self._done.append(fields["item"])
+
+
+def _only_content(delta: Delta) -> bool:
+    return not (delta.tool_calls or delta.reasoning or delta.reasoning_content or delta.refusal)
