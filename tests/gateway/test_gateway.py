@@ -9,9 +9,11 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from cortex_core.errors import CortexError
 from cortex_core.fleet import Checkpoint, Profile
 from cortex_core.http import EventStream, Send
 from cortex_gateway import silence
+from cortex_gateway.held import Held
 from tests.support.gateway import CHAT, Running, drained, gateway
 from tests.support.scripted import (
     DONE,
@@ -161,6 +163,23 @@ async def test_what_is_held_for_requests_is_bounded(beast: ScriptedNeuron) -> No
         assert int(got.headers["retry-after"]) >= 1
         got = await running.ask("POST", CHAT, b"{}")
         assert got.status == 400
+
+
+def test_a_charge_grows_and_is_given_back_once() -> None:
+    held = Held(100)
+    declared, undeclared = held.charge(60), held.charge(10)
+    with pytest.raises(CortexError):
+        undeclared.grow_to(41)
+    undeclared.grow_to(40)
+    with pytest.raises(CortexError):
+        held.charge(1)
+    undeclared.grow_to(1)
+    assert held.held_bytes == 100
+    for _ in range(2):
+        undeclared()
+    assert held.held_bytes == 60
+    declared()
+    assert held.held_bytes == 0
 
 
 # ---------------------------------------------------------------------------------------------- the engine's errors

@@ -18,10 +18,9 @@ class Held:
         Raises:
             CortexError: no_capacity; come again.
         """
-        if self.held_bytes + size_bytes > self.limit_bytes:
-            raise CortexError("no_capacity", "too many requests wait for their answer: the gateway holds no more")
-        self.held_bytes += size_bytes
-        return Charge(self, size_bytes)
+        charge = Charge(self)
+        charge.grow_to(size_bytes)
+        return charge
 
 
 class Charge:
@@ -29,8 +28,18 @@ class Charge:
 
     __slots__ = ("_held", "_size_bytes")
 
-    def __init__(self, held: Held, size_bytes: int) -> None:
+    def __init__(self, held: Held) -> None:
         self._held = held
+        self._size_bytes = 0
+
+    def grow_to(self, size_bytes: int) -> None:
+        """More than was declared has come. Raises as `Held.charge` does."""
+        more, held = size_bytes - self._size_bytes, self._held
+        if more <= 0:
+            return
+        if held.held_bytes + more > held.limit_bytes:
+            raise CortexError("no_capacity", "too many requests wait for their answer: the gateway holds no more")
+        held.held_bytes += more
         self._size_bytes = size_bytes
 
     def __call__(self) -> None:

@@ -46,7 +46,7 @@ def main(config: CortexConfig, catalogue: Catalogue) -> int:
     """Serve until a signal; the process's exit status."""
     set_up_logs()
     try:
-        run(serve(config, catalogue))
+        run(serve(config, catalogue, lambda *_: _calm_the_collector()))
     except OSError as error:  # a port that is taken, an address that is not ours
         log.error("%s", error)
         return 1
@@ -91,7 +91,6 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
             async with asyncio.TaskGroup() as tasks, metrics, server:
                 tasks.create_task(dispatcher.run(), name="dispatcher")
                 tasks.create_task(neurons.run(_observer(dispatcher, catalogue)), name="neurons")
-                _calm_the_collector()
                 _say(config, catalogue, *addresses)
                 started(*addresses)
                 await stop.wait()

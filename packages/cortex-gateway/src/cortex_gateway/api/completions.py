@@ -82,7 +82,9 @@ class Completions:
                 session = value[:MAX_SESSION].decode("latin-1")
         release = self._held.charge(declared)
         try:
-            wanted = read(await request.body(), self._dialect)
+            body = await request.body()
+            release.grow_to(len(body))
+            wanted = read(body, self._dialect)
             if wanted.model not in self._dispatcher.fleet.profiles:
                 raise CortexError("model_not_found", f"the model `{wanted.model}` does not exist", param="model")
         except BaseException:
