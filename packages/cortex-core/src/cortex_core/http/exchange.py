@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _STREAM_ID = 1  # HTTP/1.1 has one stream at a time
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
+_REFERS_BACK = ("app_put", "exchange", "response", "send", "task_group")  # of HTTPStream's attributes
+
 _CONFIG = Config()
 _CONFIG.accesslog = None
 _CONFIG.errorlog = None
@@ -36,6 +38,12 @@ class _Stream(HTTPStream):
     """`HTTPStream` whose body messages go straight to the exchange, and with one message more: `cortex.abort`."""
 
     exchange: Exchange
+
+    def let_go(self) -> None:
+        """Drops what refers back to the exchange, so that both die by counting and the collector has nothing to do."""
+        self.closed = True  # an app that has returned need not hear that its client left
+        for name in _REFERS_BACK:
+            self.__dict__.pop(name, None)
 
     async def app_send(self, message: Any) -> None:
         kind = message["type"]
@@ -139,6 +147,7 @@ class Exchange:
         finally:
             assert self.task is not None
             server.ended(self.task)
+            self._stream.let_go()
 
     async def receive(self) -> Message:
         if not self._queue:

@@ -105,6 +105,7 @@ class HeadReader:
     def _head(self) -> Head:
         method = self._parser.get_method()
         version = self._parser.get_http_version()
+        del self._parser  # it holds us: without this each request would leave a cycle to the collector
         if len(self._headers) > self._limits.header_count:
             raise Refusal(431, "the request has too many headers")
         line = b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())
