@@ -54,11 +54,20 @@ class MemoryOwners(Owners):
         self.hangs: Callable[[LoadSpec], bool] = lambda _spec: False
         self.engines: list[MemoryEngine] = []
         self.loads = 0
+        self._busy: set[str] = set()
 
     async def load(
         self, spec: LoadSpec, on_progress: Callable[[Progress], None], on_finished: Callable[[Finished], None]
     ) -> Engine:
         self.loads += 1
+        assert not self._busy & set(spec.devices), "two loads at once on a device"
+        self._busy |= set(spec.devices)
+        try:
+            return await self._load(spec, on_progress)
+        finally:
+            self._busy -= set(spec.devices)
+
+    async def _load(self, spec: LoadSpec, on_progress: Callable[[Progress], None]) -> Engine:
         for phase in PHASES:
             on_progress(Progress(phase=phase))
             await asyncio.sleep(self._dice.choice((0.0, 0.1, 0.5)))

@@ -145,6 +145,8 @@ def test_a_model_folder_is_listed_two_levels_deep(tmp_path: Path) -> None:
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "model.bin").write_bytes(b"x")
     (tmp_path / "link").symlink_to(tmp_path / "tiny")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     assert [facts.name for facts in list_checkpoints(tmp_path)] == ["Qwen/Qwen3-8B", "link", "pickled", "tiny"]
 
 

@@ -96,6 +96,20 @@ def test_a_catalogues_pin_counts_at_first_sight_and_an_operators_wins(tmp_path: 
     assert learned.pins() == {"m": False}
 
 
+def test_a_disk_that_cannot_be_written_is_said_once_and_costs_only_the_memory(
+    tmp_path: Path, wall: Wall, caplog: pytest.LogCaptureFixture
+) -> None:
+    learned = Learned(tmp_path / "state", wall)
+    (tmp_path / "state").rmdir()
+    learned.write(learned.taken())
+    learned.write(learned.taken())
+    assert caplog.text.count("cannot be written") == 1
+    (tmp_path / "state").mkdir()
+    learned.loaded(KNOWN)
+    learned.write(learned.taken())
+    assert Learned(tmp_path / "state", wall).known("m", "d", "cpu") is not None
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"known": 3}', b"\x00" * 100])
 def test_a_spoiled_file_is_laid_aside(
     tmp_path: Path, wall: Wall, content: bytes, caplog: pytest.LogCaptureFixture

@@ -148,6 +148,18 @@ def test_goal_F07_a_load_that_hangs_is_ended(tmp_path: Path) -> None:
     in_virtual_time(tmp_path, scene)
 
 
+def test_waiting_for_the_devices_turn_is_no_hang(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        world.owners.hangs = lambda spec: spec.model == "a"
+        hanging = world.supervisor.load(request("a", placement=(Share("cuda:0", 300),)))
+        waiting = world.supervisor.load(request("b", placement=(Share("cuda:0", 500),)))
+        await waiting.wait()
+        assert waiting.error is None
+        assert hanging.error is not None
+
+    in_virtual_time(tmp_path, scene)
+
+
 def test_an_engine_that_dies_is_started_again_at_once_and_then_ever_more_slowly(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         resident = await loaded(world, "a")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def list_checkpoints(models_dir: Path) -> tuple[Facts, ...]:
     """Every folder with a config.json, one or two levels deep, by name. Hidden folders are left out."""
     found = []
     for folder in _folders(models_dir):
-        if (folder / "config.json").is_file() or _has_weights(folder):
+        if _is(Path.is_file, folder / "config.json") or _is(_has_weights, folder):
             found.append(read_checkpoint(folder, folder.relative_to(models_dir).as_posix()))
         if len(found) == FOLDER_LIMIT:
             break
@@ -80,15 +80,24 @@ def fingerprint(models_dir: Path) -> int:
 def _folders(models_dir: Path) -> Iterator[Path]:
     for first in _subfolders(models_dir):
         yield first
-        if not (first / "config.json").is_file():
+        if not _is(Path.is_file, first / "config.json"):
             yield from _subfolders(first)
 
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+        names = sorted(folder.iterdir())
     except OSError:
         return []
+    return [path for path in names if not path.name.startswith(".") and _is(Path.is_dir, path)]
+
+
+def _is(what: Callable[[Path], bool], path: Path) -> bool:
+    """False also for what may not even be looked at."""
+    try:
+        return what(path)
+    except OSError:
+        return False
 
 
 def _has_weights(folder: Path) -> bool:

@@ -64,6 +64,7 @@ class Learned:
         self._path = folder / "state.json"
         self._wall = wall
         self._writing = threading.Lock()  # a write that was given up still ends, and the last one comes after it
+        self._failing = False
         self.dirty = False
         self.stale = False  # only uses have changed, which may be lost
         self._file = self._read()
@@ -177,14 +178,24 @@ class Learned:
         return msgspec.json.format(msgspec.json.encode(self._file), indent=1)
 
     def write(self, data: bytes) -> None:
-        """Put it in the place of what was there, whole or not at all. Blocks; for a thread."""
+        """Put it in the place of what was there, whole or not at all. Blocks; for a thread.
+
+        A full disk costs what would have been remembered, and nothing else: it is tried again with the next change.
+        """
+        scratch = self._path.with_suffix(".new")
         with self._writing:
-            scratch = self._path.with_suffix(".new")
-            with scratch.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(self._path)
+            try:
+                with scratch.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                scratch.replace(self._path)
+            except OSError as error:
+                if not self._failing:
+                    log.warning("%s cannot be written: %s", self._path, error)
+                self._failing = True
+            else:
+                self._failing = False
 
     def _read(self) -> File:
         self._path.parent.mkdir(parents=True, exist_ok=True)

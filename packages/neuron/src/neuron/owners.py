@@ -7,8 +7,8 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +34,7 @@ class Owner(Protocol):
 
 
 class Owners:
-    """Makes owners when their devices are known, and runs each load alone on its devices.
+    """Makes owners when their devices are known, and gives each load its turn on them.
 
     Args:
         spawn: gives an owner's `run` to the daemon's task group.
@@ -60,14 +60,19 @@ class Owners:
             for device in devices:
                 self._owner((device,))
 
+    @asynccontextmanager
+    async def turn(self, devices: tuple[str, ...]) -> AsyncIterator[None]:
+        """Alone on these devices: a group's devices have owners of their own, and loads there are not to meet."""
+        async with AsyncExitStack() as alone:
+            for device in sorted(devices):
+                await alone.enter_async_context(self._locks.setdefault(device, asyncio.Lock()))
+            yield
+
     async def load(
         self, spec: LoadSpec, on_progress: Callable[[Progress], None], on_finished: Callable[[Finished], None]
     ) -> Engine:
-        """As `EngineOwner.load`, on the owner of the devices that the spec names."""
-        async with AsyncExitStack() as alone:
-            for device in sorted(spec.devices):  # a group's devices have owners of their own
-                await alone.enter_async_context(self._locks.setdefault(device, asyncio.Lock()))
-            return await self._owner(spec.devices).load(spec, on_progress, on_finished)
+        """As `EngineOwner.load`, on the owner of the devices that the spec names. Within their `turn`."""
+        return await self._owner(spec.devices).load(spec, on_progress, on_finished)
 
     def describe(self) -> tuple[EngineInfo, ...]:
         simulated = self._config.engine.kind == "sim"

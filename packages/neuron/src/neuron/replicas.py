@@ -155,6 +155,11 @@ class Replicas:
         """
         spec = resident.spec
         assert spec is not None
+        resident.phase = "turn"
+        async with self._parts.owners.turn(spec.devices):  # waiting for it is no part of the load
+            await self._start(resident, spec, on_step)
+
+    async def _start(self, resident: Resident, spec: LoadSpec, on_step: Callable[[str, float], None]) -> None:
         began = self._clock()
         deadline = began + self._config.engine.load_deadline_s
         resident.load_began, resident.progress, resident.starts = began, 0.0, resident.starts + 1
@@ -277,17 +282,16 @@ class Replicas:
         self._remove(resident)
 
     async def _drop_engine(self, resident: Resident, grace_s: float) -> None:
-        client, resident.client = resident.client, None
         if resident.engine is not None:
             await resident.engine.close(grace_s)
             resident.engine = None
-        if client is not None:
-            await client.close()
+        self.cut(resident)
 
     def cut(self, resident: Resident) -> None:
         """Break the connections to its engine: whoever waits for an answer is told at once."""
-        if resident.client is not None:
-            self._parts.spawn(resident.client.close())
+        client, resident.client = resident.client, None
+        if client is not None:
+            self._parts.spawn(client.close())
 
     def fail(self, resident: Resident, error: EngineFailed) -> Failure:
         """Its load failed, or its row of starts: it goes, and the failure is kept."""
@@ -300,6 +304,8 @@ class Replicas:
 
     def _remove(self, resident: Resident) -> None:
         self._residents.pop(resident.id, None)
+        if resident.state is State.ABSENT and resident.spec is not None:
+            resident.spec.log.unlink(missing_ok=True)  # what failed keeps its last words
         for other in self._residents.values():
             if resident in other.victims:
                 other.victims.remove(resident)

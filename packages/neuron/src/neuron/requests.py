@@ -10,7 +10,7 @@ from neuron.engines.base import Finished
 from neuron.refusals import Refused
 
 REMEMBERED_S = 600.0  # after a request's end
-REMEMBERED_MOST = 100_000
+REMEMBERED_MOST = 20_000  # some 6 MB
 
 
 class Executed:

@@ -42,6 +42,7 @@ LOOK_S = 2.0  # between two looks at the host
 WATCH_S = 0.5  # between two looks of the watchdog
 WRITE_S = 1.0  # between two looks at whether there is something to write
 USES_EVERY = 30  # writes: uses may be lost, and change with every request
+LOGS_KEPT = 20  # of engines that ended badly
 GRACE_S = 5.0  # for engines at the end, after their requests have drained
 
 
@@ -204,6 +205,8 @@ def prepare_folders(run_dir: Path, state_dir: Path) -> None:
     for folder in (run_dir, state_dir, state_dir / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     run_dir.chmod(0o700)
+    for old in sorted((state_dir / "logs").glob("*-*.log"), key=lambda path: path.stat().st_mtime)[:-LOGS_KEPT]:
+        old.unlink(missing_ok=True)
     sweep(run_dir)
 
 
