@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import msgspec
 import pytest
 from msgspec import structs
 
 from cortex_core.errors import CortexError
 from cortex_core.fleet import Checkpoint, Profile
-from cortex_core.http import EventStream, Send
-from cortex_gateway import silence
 from cortex_gateway.held import Held
-from tests.support.gateway import CHAT, Running, drained, gateway
+from tests.support.gateway import CHAT, TINY, Running, gateway
 from tests.support.scripted import (
-    DONE,
+    ANSWER,
     HELLO,
     USAGE,
-    Answers,
-    Asked,
     Refused,
     ScriptedNeuron,
-    chunk,
     in_turn,
-    refuses,
     says,
     streams,
 )
 from tests.support.until import until_async
-
-TINY, BIG = Profile(id="tiny", vram_mb=1000), Profile(id="big", vram_mb=4000)
-ANSWER = {
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "I am tiny"}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 5}},
-}
-
-
-@pytest.fixture
-async def beast() -> AsyncIterator[ScriptedNeuron]:
-    async with ScriptedNeuron("beast") as neuron:
-        yield neuron
-
-
-@pytest.fixture
-async def served(beast: ScriptedNeuron) -> AsyncIterator[Running]:
-    """A gateway with one neuron, on which `tiny` is ready."""
-    beast.ready("tiny", profile=TINY)
-    async with gateway([beast], [TINY, BIG], hold_s=5.0, hold_not_streaming_s=5.0) as running:
-        await running.up("beast")
-        yield running
 
 
 async def test_a_whole_answer_passes_as_it_is(beast: ScriptedNeuron, served: Running) -> None:
@@ -182,95 +153,6 @@ def test_a_charge_grows_and_is_given_back_once() -> None:
     assert held.held_bytes == 0
 
 
-# ---------------------------------------------------------------------------------------------- the engine's errors
-
-
-TOO_LONG = {"error": {"message": "This model's maximum context length is 5 tokens", "code": 400}}
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize(
-    ("answers", "status", "code", "about"),
-    [
-        (says({"error": {"message": "bad top_k", "param": "top_k", "code": 400}}, 400), 400, None, "bad top_k"),
-        (says({"object": "error", "message": "bad", "code": 400}, 400), 400, None, "bad"),
-        (says(TOO_LONG, 400), 400, "context_length_exceeded", "context"),
-        (refuses("context_exceeded"), 400, "context_length_exceeded", "context"),
-        (refuses("bad_request", field="top_k"), 400, None, "bad_request"),
-        (refuses("duplicate", executed="yes"), 503, "upstream_failed", "could not answer"),
-        (refuses("engine_died", executed="unknown"), 503, "upstream_failed", "could not answer"),
-        (says(b"Traceback: secret", 500), 503, "upstream_failed", "could not answer"),
-        (says(b"busy", 429), 429, "rate_limit_exceeded", "no more"),
-        (says(b"", 501), 501, "not_supported", "not offer"),
-        (says(b"no answer at all"), 503, "upstream_failed", ""),
-        (streams(chunk("half"), end="cut"), 503, "upstream_failed", "broke"),
-    ],
-)
-async def test_F12_an_error_instead_of_an_answer(
-    beast: ScriptedNeuron, served: Running, streamed: bool, answers: Answers, status: int, code: str | None, about: str
-) -> None:
-    if streamed and about == "broke":
-        answers = streams(chunk("half")[:-2], end="cut")  # not even one event
-    beast.answers = answers
-    got = await served.chat(stream=streamed)
-    assert (got.status, got.error["code"]) == (status, code)
-    assert about in got.error["message"]
-    assert "secret" not in got.error["message"]
-    assert ("retry-after" in got.headers) is (status in (429, 503))
-    assert len(beast.asked) == 1
-    assert await served.metric("cortex_request_errors_total", neuron="beast", model="tiny") == 1
-
-
-@pytest.mark.parametrize(
-    ("answers", "status", "about"),
-    [
-        (streams(b'data: {"error":{"message":"too odd","code":400}}\n\n', DONE), 400, "too odd"),
-        (streams(b'data: {"error":{"message":"secret","code":500}}\n\n', DONE), 503, "could not answer"),
-        (streams(chunk(finish="abort"), DONE), 503, "could not answer"),
-        (streams(), 503, "ended in the middle"),
-    ],
-)
-async def test_F13_an_error_as_the_first_event_is_a_plain_one(
-    beast: ScriptedNeuron, served: Running, answers: Answers, status: int, about: str
-) -> None:
-    beast.answers = answers
-    got = await served.chat(stream=True)
-    assert got.status == status
-    assert about in got.error["message"]
-    assert "secret" not in got.error["message"]
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        streams(*HELLO[:3], end="cut"),
-        streams(*HELLO[:3], end="clean"),
-        streams(*HELLO[:3], b'data: {"error":{"message":"died","code":500}}\n\n', DONE),
-        streams(*HELLO[:3], b'data: {"choices":[{"delta":{"content":"half', end="cut"),
-        streams(*HELLO[:3], chunk(finish="error"), DONE),
-    ],
-)
-async def test_F14_a_stream_that_breaks_never_ends_cleanly(
-    beast: ScriptedNeuron, served: Running, answers: Answers
-) -> None:
-    beast.answers = answers
-    got = await served.chat(stream=True)
-    assert got.status == 200
-    assert not got.whole
-    whole, _, last = got.body.removesuffix(b"\n\n").rpartition(b"\n\n")
-    assert b"".join(HELLO[:3]) == whole + b"\n\n"
-    assert last.startswith(b'data: {"error":{"message":')
-    assert b"[DONE]" not in got.body
-    assert await served.metric("cortex_request_errors_total", code="upstream_failed") == 1
-
-
-async def test_a_break_behind_the_terminal_event_is_none(beast: ScriptedNeuron, served: Running) -> None:
-    beast.answers = streams(*HELLO, end="cut")
-    got = await served.chat(stream=True)
-    assert got.whole
-    assert got.body.endswith(DONE)
-
-
 # ---------------------------------------------------------------------------------------------- who leaves, who waits
 
 
@@ -358,152 +240,6 @@ async def test_a_failed_load_is_told(beast: ScriptedNeuron) -> None:
         got = await running.chat(stream=True)
     assert (got.status, got.error["code"]) == (400, "model_cannot_fit")
     assert got.error["details"]["need_mb"] == 9000
-
-
-# ---------------------------------------------------------------------------------------------- silence
-
-
-@pytest.mark.parametrize(
-    ("path", "body"), [(CHAT, {"messages": []}), ("/v1/completions", {"prompt": "x"})], ids=["chat", "completions"]
-)
-async def test_K_04_gaps_are_bridged_once_the_head_is_out(
-    beast: ScriptedNeuron, served: Running, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, object]
-) -> None:
-    monkeypatch.setattr(silence, "KEEP_ALIVE_S", 0.05)
-    go_on = asyncio.Event()
-    beast.answers = streams(*HELLO, pause=go_on.wait)
-    request = {"model": "tiny", "stream": True} | body
-    async with served.client.request("POST", path, body=msgspec.json.encode(request)) as response:
-        heard = b""
-        while b'"finish_reason":null,"' not in heard.removeprefix(HELLO[0]) or b": keep-alive\n\n" not in heard:
-            heard += await response.read_some()
-        go_on.set()
-        rest, whole = await drained(response)
-    heard += rest
-    assert whole
-    events = heard.split(b"\n\n")
-    assert events[:4] == [HELLO[0][:-2], b": keep-alive", b": keep-alive", b": keep-alive"]
-    nothing = msgspec.json.decode(events[4].removeprefix(b"data: "))
-    assert nothing["id"].endswith(beast.asked[0].headers["x-cortex-request-id"])
-    assert nothing["choices"][0].get("delta", {}) == {}
-    assert nothing["choices"][0].get("text", "") == ""
-    assert heard.endswith(b"".join(event for event in HELLO[1:] if event != USAGE))
-
-
-@pytest.mark.parametrize("silent_at", ["head", "body"])
-async def test_K_03_a_long_prefill_commits_the_head_when_its_time_has_come(
-    beast: ScriptedNeuron, silent_at: str
-) -> None:
-    go_on = asyncio.Event()
-    beast.ready("tiny", profile=TINY)
-
-    async def at_the_head(asked: Asked, send: Send) -> None:
-        await go_on.wait()
-        await says(b"", 500)(asked, send)
-
-    async def in_the_body(_: Asked, send: Send) -> None:
-        async with EventStream(send) as out:
-            await out.start(200)
-            await out.write(b": the engine is at work\n")
-            await go_on.wait()
-
-    beast.answers = at_the_head if silent_at == "head" else in_the_body
-    async with gateway([beast], [TINY], hold_s=0.2) as running:
-        await running.up("beast")
-        body = b'{"model":"tiny","messages":[],"stream":true}'
-        async with running.client.request("POST", CHAT, body=body) as response:
-            assert response.status == 200
-            heard = await response.read_some()
-            go_on.set()
-            rest, whole = await drained(response)
-    heard += rest
-    assert not whole
-    assert heard.startswith(b": keep-alive\n\ndata: ")
-    assert b'"code":"upstream_failed"' in heard
-
-
-# ---------------------------------------------------------------------------------------------- deciding again
-
-
-async def test_a_refusal_that_was_not_executed_is_decided_again(beast: ScriptedNeuron, served: Running) -> None:
-    beast.answers = in_turn(refuses("full", retry_in_s=0.05), says(ANSWER))
-    assert (await served.chat()).status == 200
-    assert len(beast.asked) == 2
-    assert beast.asked[0].headers["x-cortex-request-id"] == beast.asked[1].headers["x-cortex-request-id"]
-    assert await served.metric("cortex_retries_total", reason="full") == 1
-
-
-async def test_a_replica_that_is_gone_is_loaded_again(beast: ScriptedNeuron, served: Running) -> None:
-    beast.answers = in_turn(refuses("not_loaded"), says(ANSWER))
-    got = await served.chat()
-    assert (got.status, got.headers["x-cortex-model-state"]) == (200, "cold")
-    assert len(beast.loads) == 1
-
-
-async def test_what_may_have_been_executed_is_not_repeated(beast: ScriptedNeuron, served: Running) -> None:
-    beast.answers = streams(end="cut")
-    got = await served.chat()
-    assert (got.status, got.error["code"]) == (503, "upstream_failed")
-    assert len(beast.asked) == 1
-
-
-async def test_F02_a_neuron_that_is_gone_leaves_the_work_to_its_neighbour(beast: ScriptedNeuron) -> None:
-    async with ScriptedNeuron("benjy") as benjy, gateway([beast, benjy], [TINY], hold_not_streaming_s=10.0) as running:
-        beast.ready("tiny", profile=TINY)
-        benjy.answers = says(ANSWER)
-        await running.up("beast", "benjy")
-        beast.answers = says(ANSWER)
-        assert (await running.chat()).headers["x-cortex-neuron"] == "beast"
-        await beast.__aexit__(None, None, None)
-        got = await running.chat()
-        assert (got.status, got.headers["x-cortex-neuron"]) == (200, "benjy")
-
-        async def down() -> bool:
-            return await running.metric("cortex_neuron_up", neuron="beast") == 0
-
-        await until_async(down)
-        view = await running.fleet()
-        assert [neuron.problem for neuron in view.neurons if not neuron.up] == ["connect failed: Connection refused"]
-        health = await running.ask("GET", "/health")
-        assert (health.status, health.json["status"]) == (200, "impaired")
-
-
-async def test_F16_a_restarted_neuron_is_believed_from_anew(beast: ScriptedNeuron, served: Running) -> None:
-    beast.answers = says(ANSWER)
-    beast.restart()
-
-    async def known() -> bool:
-        return (await served.fleet()).neurons[0].instance_id == "beast-2"
-
-    await until_async(known)
-    got = await served.chat()
-    assert (got.status, got.headers["x-cortex-model-state"]) == (200, "cold")
-    assert beast.asked[-1].headers["x-cortex-instance"] == "beast-2"
-
-
-@pytest.mark.parametrize(
-    ("token", "api", "problem"), [("other", "1", "token"), ("secret", "2", "speaks version 2 of the contract")]
-)
-async def test_a_neuron_that_cannot_be_talked_to_says_why(
-    beast: ScriptedNeuron, token: str, api: str, problem: str
-) -> None:
-    beast.token, beast.api = token, api
-    async with gateway([beast], [TINY], token="secret") as running:
-
-        async def told() -> bool:
-            return problem in (await running.fleet()).neurons[0].problem
-
-        await until_async(told)
-        assert (await running.ask("GET", "/health")).status == 503
-
-
-async def test_the_token_goes_to_the_neuron(beast: ScriptedNeuron) -> None:
-    beast.token = "secret"
-    beast.ready("tiny", profile=TINY)
-    beast.answers = says(ANSWER)
-    async with gateway([beast], [TINY], token="secret") as running:
-        await running.up("beast")
-        assert (await running.chat()).status == 200
 
 
 # ---------------------------------------------------------------------------------------------- what it says of itself

@@ -15,11 +15,10 @@ from cortex_core.fleet import Profile
 from cortex_core.http import ConnectFailed, address_of, bind
 from cortex_gateway import server
 from cortex_gateway.dispatcher import Dispatcher
-from tests.support.gateway import Got, Running, gateway
+from tests.support.gateway import TINY, Got, Running, gateway
 from tests.support.scripted import HELLO, USAGE, ScriptedNeuron, streams
 from tests.support.until import until_async
 
-TINY = Profile(id="tiny", vram_mb=1000)
 WHOLE = b"".join(event for event in HELLO if event != USAGE)
 
 

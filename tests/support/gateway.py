@@ -20,6 +20,7 @@ from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
 
 CHAT = "/v1/chat/completions"
+TINY, BIG = Profile(id="tiny", vram_mb=1000), Profile(id="big", vram_mb=4000)
 
 
 class Got(Struct, frozen=True, kw_only=True):

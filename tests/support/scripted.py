@@ -46,6 +46,11 @@ def chunk(content: str = "", *, role: bool = False, finish: str | None = None) -
 
 HELLO = (chunk(role=True), chunk("Hello"), chunk(" world"), chunk(finish="stop"), USAGE, DONE)
 
+ANSWER = {
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "I am tiny"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 5}},
+}
+
 
 class Asked(Struct, frozen=True, kw_only=True):
     """One request for an answer, as it came."""
