@@ -298,6 +298,19 @@ def test_rule_R_08_both_names_of_reasoning_are_one() -> None:
     assert said(chunk({"reasoning_content": "hm"}), end()).thought == "hm"
 
 
+def test_rule_R_05_log_probabilities_for_those_who_ask() -> None:
+    """Of the text alone: what stands beside reasoning is nothing that is shown with them (C-13)."""
+    token = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []}
+    pieces = [
+        chunk({"reasoning": "hm"}, logprobs={"content": [{**token, "token": "hm"}]}),
+        chunk({"content": "Hi"}, logprobs={"content": [token]}),
+        end(),
+    ]
+    _, context = translated(include=["message.output_text.logprobs"])
+    assert said(*pieces, context=context).final["output"][1]["content"][0]["logprobs"] == [token]
+    assert said(*pieces).final["output"][1]["content"][0]["logprobs"] == []
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"choices":[]}', b'{"choices":[{"finish_reason":"abort"}]}'])
 def test_rule_E_11_no_answer_is_no_response(body: bytes) -> None:
     with pytest.raises(CortexError) as caught:

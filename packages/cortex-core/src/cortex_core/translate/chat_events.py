@@ -43,8 +43,13 @@ class Delta(Struct, gc=False):
         return bool(self.content or self.reasoning or self.reasoning_content or self.tool_calls or self.refusal)
 
 
+class Logprobs(Struct, gc=False):
+    content: list[Any] | None = None  # one for each token; the same in every dialect that has them
+
+
 class Choice(Struct, gc=False):
     delta: Delta | None = None
+    logprobs: Logprobs | None = None
     index: int = 0
     finish_reason: str | None = None
     stop_reason: Any = None  # the engine's: the stop string that was met, or a token id

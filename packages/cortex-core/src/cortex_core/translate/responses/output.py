@@ -120,11 +120,12 @@ class Thought(Item):
 class Message(Item):
     """The answer's text. White space alone, as templates put it before calls, is an item only if there is no other."""
 
-    __slots__ = ("_spoken",)
+    __slots__ = ("_spoken", "logprobs")
 
     def __init__(self) -> None:
         super().__init__()
         self._spoken = False
+        self.logprobs: list[Any] = []
 
     @property
     def id_prefix(self) -> str:
@@ -140,22 +141,22 @@ class Message(Item):
         return "response.output_text.delta", {"content_index": 0, "logprobs": []}
 
     def shape(self, status: str) -> dict[str, Any]:
-        content = [] if status == BEGUN else [self._part(self.text)]
+        content = [] if status == BEGUN else [self._part(self.text, self.logprobs)]
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
     def opening(self) -> Iterator[Event]:
         yield ADDED, {"item": self.shape(BEGUN)}
-        yield PART_ADDED, {"item_id": self.id, "content_index": 0, "part": self._part("")}
+        yield PART_ADDED, {"item_id": self.id, "content_index": 0, "part": self._part("", [])}
 
     def closing(self, status: str) -> Iterator[Event]:
         at = {"item_id": self.id, "content_index": 0}
-        yield "response.output_text.done", {**at, "text": self.text, "logprobs": []}
-        yield PART_DONE, {**at, "part": self._part(self.text)}
+        yield "response.output_text.done", {**at, "text": self.text, "logprobs": self.logprobs}
+        yield PART_DONE, {**at, "part": self._part(self.text, self.logprobs)}
         yield DONE, {"item": self.shape(status)}
 
     @staticmethod
-    def _part(text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    def _part(text: str, logprobs: list[Any]) -> dict[str, Any]:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 class Call(Item):

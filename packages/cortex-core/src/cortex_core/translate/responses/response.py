@@ -13,7 +13,17 @@ from msgspec import Raw, Struct
 from cortex_core.dialects.body import NOT_JSON, encode
 from cortex_core.errors import CortexError
 from cortex_core.translate import parts
-from cortex_core.translate.chat_events import GAVE_UP, Choice, Chunk, Delta, FunctionDelta, ToolDelta, Usage, read_usage
+from cortex_core.translate.chat_events import (
+    GAVE_UP,
+    Choice,
+    Chunk,
+    Delta,
+    FunctionDelta,
+    Logprobs,
+    ToolDelta,
+    Usage,
+    read_usage,
+)
 from cortex_core.translate.responses.request import Context
 from cortex_core.translate.responses.stream import ResponsesStream
 
@@ -38,6 +48,7 @@ class _Message(Struct, gc=False):
 
 class _Choice(Struct, gc=False):
     message: _Message | None = None
+    logprobs: Logprobs | None = None
     index: int = 0
     finish_reason: str | None = None
 
@@ -65,7 +76,8 @@ def response(body: bytes, context: Context, response_id: str, created: int) -> b
         raise CortexError("upstream_failed", "the engine gave up on the answer")
     stream = ResponsesStream(context, response_id, created)
     delta = _delta(choice.message or _Message())
-    stream.feed(Chunk(choices=[Choice(delta=delta, finish_reason=choice.finish_reason or "stop")]))
+    finish = choice.finish_reason or "stop"
+    stream.feed(Chunk(choices=[Choice(delta=delta, logprobs=choice.logprobs, finish_reason=finish)]))
     stream.end(read_usage(answer.usage) or Usage())
     return encode(stream.response)
 

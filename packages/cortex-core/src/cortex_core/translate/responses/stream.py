@@ -12,7 +12,7 @@ from typing import Any
 
 from cortex_core.dialects.body import encode
 from cortex_core.errors import CortexError
-from cortex_core.translate.chat_events import Chunk, Delta, ToolDelta, Usage
+from cortex_core.translate.chat_events import Chunk, Delta, Logprobs, ToolDelta, Usage
 from cortex_core.translate.responses.frame import Frame, failure
 from cortex_core.translate.responses.output import Call, Item, Message, Thought
 from cortex_core.translate.responses.request import Context
@@ -58,6 +58,8 @@ class ResponsesStream:
                     out.append(self._delta(item, delta.content))
                 else:
                     self._said(delta, out)
+                if self._context.logprobs and delta.content and choice.logprobs is not None:
+                    self._weigh(choice.logprobs)
             if choice.finish_reason:
                 self._finish = choice.finish_reason
         return b"".join(out)
@@ -128,6 +130,12 @@ class ResponsesStream:
             self._say(Message, delta.refusal, out)
         for position, call in enumerate(delta.tool_calls or ()):
             self._call(call, position, out)
+
+    def _weigh(self, logprobs: Logprobs) -> None:
+        """Clients find them in the item when it is done; a delta has none, so that it stays cheap."""
+        message = next((item for item in reversed(self._line) if isinstance(item, Message)), None)
+        if message is not None:
+            message.logprobs += logprobs.content or []
 
     def _say(self, kind: type[Thought | Message], said: str, out: list[bytes]) -> None:
         """Text goes to the last item, if it is of its kind; else to a new one behind it."""
