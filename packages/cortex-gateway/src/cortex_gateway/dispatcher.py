@@ -173,7 +173,9 @@ class Dispatcher:
 
     def pause(self, key: Key, seconds: float) -> None:
         """Leave a replica, or a model on a neuron, alone for a while."""
-        self._paused[key] = self.clock() + (seconds or self._swaps.patience_s(key))
+        pause_s = seconds or self._swaps.patience_s(key)
+        self._paused[key] = self.clock() + pause_s
+        asyncio.get_running_loop().call_later(pause_s, self.pump)
 
     def swapped(self, record: SwapRecord) -> None:
         """One ended, however."""
