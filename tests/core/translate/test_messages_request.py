@@ -16,6 +16,7 @@ from cortex_core.translate.opaque import seal
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(40)).decode()
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(40)).decode()
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
+PLAIN = ModelFacts()
 THINKS = ModelFacts(reasoning=True, thinking_toggle="none", thinking_budget=True, system_first=False, context=32768)
 TOOL = {
     "name": "f",
@@ -29,20 +30,20 @@ def body(**fields: Any) -> dict[str, Any]:
     return {"model": "claude-x", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}], **fields}
 
 
-def both(facts: ModelFacts = ModelFacts(), **fields: Any) -> tuple[dict[str, Any], Context]:
+def both(facts: ModelFacts = PLAIN, **fields: Any) -> tuple[dict[str, Any], Context]:
     made = request(json.dumps(body(**fields)).encode(), facts)
     return json.loads(made.body), made.context
 
 
-def chat(facts: ModelFacts = ModelFacts(), **fields: Any) -> dict[str, Any]:
+def chat(facts: ModelFacts = PLAIN, **fields: Any) -> dict[str, Any]:
     return both(facts, **fields)[0]
 
 
-def turns(*messages: tuple[str, Any], facts: ModelFacts = ModelFacts(), **fields: Any) -> list[dict[str, Any]]:
+def turns(*messages: tuple[str, Any], facts: ModelFacts = PLAIN, **fields: Any) -> list[dict[str, Any]]:
     return list(chat(facts, messages=[{"role": r, "content": c} for r, c in messages], **fields)["messages"])
 
 
-def parts(*blocks: Any, facts: ModelFacts = ModelFacts()) -> Any:
+def parts(*blocks: Any, facts: ModelFacts = PLAIN) -> Any:
     return turns(("user", list(blocks)), facts=facts)[0]["content"]
 
 
@@ -257,7 +258,8 @@ def test_rule_A_16_errors_stay_errors(content: str, flag: bool, said: str) -> No
         ("x", "x"), (..., ""), (None, ""), ([], ""), ("", ""),
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a\nb"),
         ([{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "d"}}], "[document]\nd"),
-        ([{"type": "search_result", "title": "t", "source": "u", "content": [{"type": "text", "text": "c"}]}], "t (u)\nc"),
+        ([{"type": "search_result", "title": "t", "source": "u", "content": [{"type": "text", "text": "c"}]}],
+         "t (u)\nc"),
         ([{"type": "tool_reference", "tool_name": "x"}, {"type": "browser_state", "x": 1}], ""),
         ([IMAGE], "[the result is an image: see below]"),
     ],
@@ -433,7 +435,8 @@ def test_rule_A_42_schemas_pass_byte_for_byte() -> None:
 @pytest.mark.parametrize(
     ("choice", "sent"),
     [
-        ({"type": "auto"}, "auto"), ({"type": "any"}, "required"), ({"type": "none"}, "none"), ({"type": "odd"}, "auto"),
+        ({"type": "auto"}, "auto"), ({"type": "any"}, "required"), ({"type": "none"}, "none"),
+        ({"type": "odd"}, "auto"),
         ({"type": "tool", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
     ],
 )  # fmt: skip
@@ -446,7 +449,9 @@ def test_rule_A_43_choices(choice: dict[str, Any], sent: Any) -> None:
 @pytest.mark.parametrize("key", ["output_format", "output_config"])
 def test_rule_A_44_structured_output(key: str) -> None:
     wanted: Any = {"type": "json_schema", "schema": {"type": "object", "properties": {}}}
-    made = chat(tools=[{**TOOL, "strict": True}], **{key: {"format": wanted} if key == "output_config" else wanted})
+    made = chat(
+        PLAIN, tools=[{**TOOL, "strict": True}], **{key: {"format": wanted} if key == "output_config" else wanted}
+    )
     assert made["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": wanted["schema"], "strict": True},
@@ -491,7 +496,7 @@ def test_rule_A_48_a_prewarm_takes_one_token() -> None:
 def test_rule_A_49_cache_control_is_ignored_everywhere() -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     blocks = [{"type": "text", "text": "a", **mark}, {**IMAGE, **mark}]
-    made = chat(system=[{"type": "text", "text": "s", **mark}], tools=[{**TOOL, **mark}],
+    made = chat(PLAIN, system=[{"type": "text", "text": "s", **mark}], tools=[{**TOOL, **mark}],
                 messages=[{"role": "user", "content": blocks}], **mark)  # fmt: skip
     assert "cache_control" not in json.dumps(made)
 
@@ -505,7 +510,9 @@ def test_rule_A_50_streams_ask_for_usage_all_along() -> None:
 
 def test_rule_A_51_nothing_of_anthropics_own_is_sent() -> None:
     fields = dict.fromkeys(["container", "mcp_servers", "service_tier", "inference_geo", "thinking", "fallbacks"], "x")
-    made = chat(**fields, context_management={}, output_config={}, metadata={"user_id": "u"}, stop_sequences=["s"])
+    made = chat(
+        PLAIN, **fields, context_management={}, output_config={}, metadata={"user_id": "u"}, stop_sequences=["s"]
+    )
     assert set(made) <= {"model", "messages", "max_tokens", "stop", "user"}
 
 
