@@ -14,7 +14,7 @@ import pytest
 
 from cortex_core.http import Client
 from cortex_core.neuron_api import Health
-from neuron.notify import Notifier
+from cortex_core.notify import Notifier
 from tests.neuron.contract.conftest import REPLICA_MB, SIM_MODELS, running, sim_config
 from tests.neuron.contract.subject import Subject, rest_of
 from tests.support.until import until_async

@@ -16,6 +16,7 @@ from cortex_core.config import NeuronConfig
 from cortex_core.http import Limits, Server, address_of, bind
 from cortex_core.http import run as serve
 from cortex_core.neuron_api import HEARTBEAT_S
+from cortex_core.notify import Notifier
 from neuron.api import Api
 from neuron.app import App, render_error
 from neuron.events import Hub
@@ -23,7 +24,6 @@ from neuron.fit import expected_replicas
 from neuron.host import Host
 from neuron.learned import Learned
 from neuron.leftovers import sweep
-from neuron.notify import Notifier
 from neuron.operations import Operations
 from neuron.owners import Owners
 from neuron.parts import Parts
