@@ -185,7 +185,7 @@ def test_rule_R_03_instructions_lead() -> None:
         ({"include": ["message.output_text.logprobs"], "top_logprobs": 2}, {"logprobs": True, "top_logprobs": 2}),
         ({"truncation": "auto", "store": True, "service_tier": "fast", "include": ["x.y"], "client_metadata": {},
           "metadata": {"a": "b"}, "stream_options": {"include_obfuscation": False}, "safety_identifier": "s",
-          "prompt_cache_key": "k", "never_seen": [1e3], "conversation": None, "previous_response_id": None}, {}),
+          "never_seen": [1e3], "conversation": None, "previous_response_id": None}, {}),
         ({"tool_choice": "auto", "parallel_tool_calls": True}, {}),  # without tools
         ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
     ],
@@ -256,6 +256,7 @@ def test_rule_R_11_what_codex_sends() -> None:
     assert sent["tool_choice"] == "auto"
     assert sent["parallel_tool_calls"] is True
     assert context.encrypted
+    assert context.session == sent["session_id"] == "k"  # rule 29: what keeps a conversation on one replica
     assert context.stream
 
 

@@ -25,12 +25,6 @@ def a_name(field: str, value: Any) -> str:
     return value
 
 
-def a_string(field: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise bad(field, "must be a string")
-    return value
-
-
 def a_number(field: str, value: Any) -> int | float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise bad(field, "must be a number")

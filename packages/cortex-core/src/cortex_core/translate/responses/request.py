@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 MAX_LOGPROBS = 20
+MAX_SESSION = 256  # characters
 ENCRYPTED = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
 
@@ -70,6 +71,7 @@ class Context(Struct, frozen=True, kw_only=True):
     stream: bool = False
     encrypted: bool = False  # reasoning also as an opaque string, for clients that echo nothing else
     logprobs: bool = False
+    session: str = ""  # what the client calls its conversation
 
 
 class Translated(NamedTuple):
@@ -96,6 +98,7 @@ def request(
     include = field(values, "include", loads)
     include = [one for one in include if isinstance(one, str)] if isinstance(include, list) else []
     offered = tools.read(values.get("tools"))
+    session = field(values, "prompt_cache_key", loads)
     context = Context(
         model=asked,
         tools=offered,
@@ -103,6 +106,7 @@ def request(
         stream=a_flag("stream", field(values, "stream", loads) or False),
         encrypted=ENCRYPTED in include,
         logprobs=LOGPROBS in include,
+        session=session[:MAX_SESSION] if isinstance(session, str) else "",
     )
     chat: dict[str, Any] = {"model": model or asked, "messages": _messages(values, asked, offered, facts)}
     _structure(chat, values)
@@ -110,6 +114,8 @@ def request(
     _think(chat, values, facts)
     if not counting:
         _sample(chat, values, logprobs=context.logprobs)
+    if context.session and not counting:
+        chat["session_id"] = context.session
     if context.stream and not counting:
         chat["stream"] = True
         chat["stream_options"] = {"include_usage": True}
