@@ -22,6 +22,10 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 CUSTOM = {"type": "custom", "custom": {"name": "patch", "description": "d", "format": {"type": "text"}}}
 
 
+def calls(*made: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": None, "tool_calls": list(made), **more}
+
+
 def body(**fields: Any) -> dict[str, Any]:
     return {"model": "asked", "messages": [USER], **fields}
 
@@ -44,10 +48,6 @@ def refused(**fields: Any) -> CortexError:
         normal(**fields)
     assert caught.value.kind == "bad_request"
     return caught.value
-
-
-def calls(*made: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": None, "tool_calls": list(made), **more}
 
 
 def tool(identity: str, content: Any = "ok") -> dict[str, Any]:
@@ -82,6 +82,8 @@ def test_an_ordinary_request_keeps_every_byte() -> None:
         ({"messages": []}, "messages"), ({"messages": [5]}, "messages.0"), ({"messages": [{}]}, "messages.0"),
         ({"stream": 5}, "stream"), ({"tools": {}}, "tools"), ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"stop": 5}, "stop"), ({"stop": [5]}, "stop.0"), ({"max_tokens": "x"}, "max_tokens"),
+        ({"messages": [{"role": "tool", "tool_call_id": [1]}]}, "messages.0.tool_call_id"),
+        ({"messages": [calls(function([1], "f", "{}"))]}, "messages.0.tool_calls.0.id"),  # type: ignore[arg-type]
         ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": []}, "logit_bias"), ({"n": "x"}, "n"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
     ],
@@ -186,6 +188,12 @@ def test_rule_C_03_custom_tools_and_back() -> None:
         role(), call(0, '{"input":', id="c", name="patch"), call(0, '"*** x"}'), end("tool_calls"), context=custom
     )
     assert streamed.choices[0].calls[0]["custom"] == back["custom"]
+
+
+def test_rule_C_03_a_custom_call_without_input() -> None:
+    custom = context(tools=[CUSTOM])
+    got = json.loads(response(answer({"tool_calls": [function("c", "patch", "")]}, "tool_calls"), custom))
+    assert got["choices"][0]["message"]["tool_calls"][0]["custom"] == {"name": "patch", "input": "{}"}
 
 
 def test_rule_C_04_content_parts() -> None:

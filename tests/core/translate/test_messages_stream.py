@@ -114,6 +114,11 @@ def test_rule_S_08_a_missing_id_is_made_up_and_the_same_again() -> None:
     assert first[0][0].startswith("toolu_")
 
 
+def test_rule_S_08_an_id_given_twice_is_made_two() -> None:
+    got = said(call(0, "{}", id="a", name="f"), call(1, "{}", id="a", name="g"), end("tool_calls")).tools
+    assert len({identity for identity, _, _ in got}) == 2
+
+
 def test_rule_S_09_fragments_pass_as_they_come() -> None:
     stream = streamed(role(), call(0, '{"e":"', id="a", name="f"), call(0, "\\ud83d"), call(0, '\\ude00"}'),
                       end("tool_calls"))  # fmt: skip

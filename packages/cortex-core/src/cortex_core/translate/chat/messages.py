@@ -21,7 +21,7 @@ class _Function(Struct):
 
 
 class _Call(Struct):
-    id: Any = None
+    id: str | None = None
     function: _Function | None = None
 
 
@@ -32,7 +32,7 @@ class _View(Struct):
     content: Raw = Raw()
     tool_calls: list[_Call] | msgspec.UnsetType | None = msgspec.UNSET
     function_call: Raw = Raw()
-    tool_call_id: Any = None
+    tool_call_id: str | None = None
     reasoning: Raw = Raw()
     reasoning_content: Raw = Raw()
     reasoning_details: Raw = Raw()

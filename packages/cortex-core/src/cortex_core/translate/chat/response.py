@@ -96,10 +96,10 @@ def _calls(message: Values, context: ChatContext, *, truncated: bool) -> tuple[i
 
 def _whole(call: Any) -> bool:
     function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not function.get("name"):
+    if not isinstance(function, dict) or not function.get("name") or not isinstance(function["name"], str):
         return False
     arguments = function.get("arguments")
-    return isinstance(arguments, dict) or (isinstance(arguments, str) and as_object(arguments) is not None)
+    return isinstance(arguments, str) and as_object(arguments) is not None
 
 
 def custom_call(call: dict[str, Any], context: ChatContext) -> dict[str, Any]:
@@ -107,5 +107,5 @@ def custom_call(call: dict[str, Any], context: ChatContext) -> dict[str, Any]:
     function = call["function"]
     if function["name"] not in context.tools.custom:
         return call
-    text = unshimmed(function["arguments"])
+    text = unshimmed(as_object(function["arguments"]) or "{}")
     return {"id": call.get("id"), "type": "custom", "custom": {"name": function["name"], "input": text}}

@@ -112,10 +112,11 @@ def _tool_uses(calls: list[_Call], message_id: str, *, truncated: bool) -> tuple
         whole = as_object(text)
         if whole is None or not function.name or (truncated and number == len(calls) - 1):
             continue
+        known = {use["id"] for use in uses}
         uses.append(
             {
                 "type": "tool_use",
-                "id": call.id or synthetic_id(message_id, number),
+                "id": call.id if call.id and call.id not in known else synthetic_id(message_id, number),
                 "name": function.name,
                 "input": Raw(whole.encode()),
             }
@@ -124,5 +125,5 @@ def _tool_uses(calls: list[_Call], message_id: str, *, truncated: bool) -> tuple
 
 
 def synthetic_id(message_id: str, number: int) -> str:
-    """A call's id where the engine gave none: the same for the same answer."""
+    """A call's id where the engine gave none, or one that is taken: the same for the same answer."""
     return f"toolu_{message_id.removeprefix('msg_')}_{number}"

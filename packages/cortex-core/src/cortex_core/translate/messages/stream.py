@@ -254,7 +254,8 @@ class MessagesStream:
         block.index = self._opened
         self._opened += 1
         if block.kind == _TOOL:
-            block.id = block.id or synthetic_id(self._id, block.index)
+            if not block.id or any(other.id == block.id for other in self._line[: self._at]):
+                block.id = synthetic_id(self._id, block.index)
             start = b'{"type":"tool_use","id":%b,"name":%b,"input":{}}' % (encode(block.id), encode(block.name))
         else:
             start = _START[block.kind]
