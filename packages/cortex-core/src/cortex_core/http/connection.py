@@ -147,27 +147,28 @@ class Connection(asyncio.Protocol):
             return b""
         head, end = found
         self._reader = None
-        self._begin(head)
-        return data[end:]
+        return self._begin(head, data[end:])
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, head: Head, data: bytes) -> bytes:
+        """Starts the request of `head`, behind which `data` has come, and gives what it leaves of that."""
         limits = self.server.limits
         if head.length is not None and head.length > limits.body_bytes:
             raise _Refused(413, f"the request's body is over {limits.body_bytes} bytes", head)
         self.server.busy(self)
         self.keep_alive = head.keep_alive
         exchange = self._exchange = Exchange(self, head)
-        if head.length == 0:
+        if head.length is not None and head.length <= len(data):  # all of it is here, as nearly always
             self.phase = Phase.ANSWER
             exchange.start()
-            exchange.feed_body(b"", done=True)
-            return
+            exchange.feed_body(data[: head.length], done=True)
+            return data[head.length :]
         self.phase = Phase.BODY
         self._body = ChunkedBody() if head.length is None else LengthBody(head.length)
         self._pace = BodyPace()
         if not head.expects_continue:
             self.body_awaited()
         exchange.start()
+        return data
 
     def _read_body(self, data: bytes) -> bytes:
         assert self._body is not None

@@ -12,11 +12,11 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from hypercorn.config import Config
-from hypercorn.protocol.events import Event, Request, Response, StreamClosed
+from hypercorn.protocol.events import Event, Request, StreamClosed
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.typing import ConnectionState
 
-from cortex_core.http.asgi import Message, Receive, Scope, Send
+from cortex_core.http.asgi import Headers, Message, Receive, Scope, Send
 from cortex_core.http.framing import AnswerFraming
 from cortex_core.http.head import Head, Refusal
 from cortex_core.http.request import Disconnected
@@ -35,7 +35,7 @@ _CONFIG.errorlog = None
 
 
 class _Stream(HTTPStream):
-    """`HTTPStream` whose body messages go straight to the exchange, and with one message more: `cortex.abort`."""
+    """`HTTPStream` whose answer goes straight to the exchange, and with one message more: `cortex.abort`."""
 
     exchange: Exchange
 
@@ -52,6 +52,10 @@ class _Stream(HTTPStream):
             if last:
                 self.state = ASGIHTTPState.CLOSED
             await self.exchange.send_body(message.get("body", b""), last)
+        elif kind == "http.response.start" and self.state is ASGIHTTPState.REQUEST:
+            self.response = message
+            self.exchange.begin_answer(message["status"], message["headers"])
+            self.state = ASGIHTTPState.RESPONSE
         elif kind == "cortex.abort":
             self.exchange.abort(message.get("body", b""))
         else:
@@ -184,20 +188,24 @@ class Exchange:
 
     # --- towards the client
 
-    async def _on_event(self, event: Event) -> None:
-        """What HTTPStream passes on of the app's messages: the begin of the answer."""
-        if isinstance(event, Response) and not self.complete:
-            connection = self._connection
-            self._framing = AnswerFraming(
-                self._stream.scope["method"],
-                self.request.version,
-                event.status_code,
-                event.headers,
-                closes=connection.closes_after(self),
-                date=connection.server.date,
-            )
-            if self._framing.closes:
-                connection.keep_alive = False
+    def begin_answer(self, status: int, headers: Headers) -> None:
+        """The head, which waits for the first bytes of the body."""
+        if self.complete:
+            return
+        connection = self._connection
+        self._framing = AnswerFraming(
+            self._stream.scope["method"],
+            self.request.version,
+            status,
+            headers,
+            closes=connection.closes_after(self),
+            date=connection.server.date,
+        )
+        if self._framing.closes:
+            connection.keep_alive = False
+
+    async def _on_event(self, _: Event) -> None:
+        """Where HTTPStream would pass the answer on, had `_Stream` not taken it."""
 
     async def send_body(self, data: bytes, last: bool) -> None:
         """Writes a piece of the answer at once: pieces that came together have been joined by whoever read them."""
