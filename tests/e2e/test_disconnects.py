@@ -118,3 +118,23 @@ async def test_a_client_that_left_is_counted_as_one_that_left(sim: Cluster, chat
     await eventually(
         lambda: sim.gateway.metric("cortex_client_disconnects_total", model=BEAST) == before + 1, what="it counted"
     )
+
+
+async def test_what_was_done_for_a_client_that_left_is_counted_exactly(sim: Cluster, chat: Chat) -> None:
+    """The gateway saw some content and no usage; what it counts is what the neuron tells."""
+    names = ["cortex_prompt_tokens_total", "cortex_completion_tokens_total", "cortex_client_disconnects_total"]
+
+    def counted() -> list[float]:
+        return [sim.gateway.metric(name, model=BEAST) for name in names]
+
+    sim.empty()
+    sim.load(sim.beast, BEAST)
+    before = counted()
+    async with chat.open(BEAST, "Count to 9", **LONG) as stream:
+        gateway = stream.answer.headers["x-request-id"][len("req_") : -8]
+        await stream.first()
+    await eventually(lambda: counted()[2] == before[2] + 1, what="its end")
+    told = sim.beast.get(f"/finished?gateway={gateway}")[-1]
+    assert told["prompt_tokens"] == len("Count to 9".split())
+    assert told["completion_tokens"] > 0
+    assert counted() == [before[0] + told["prompt_tokens"], before[1] + told["completion_tokens"], before[2] + 1]

@@ -18,6 +18,7 @@ from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.transitions import empty_fleet
+from cortex_gateway.relay import Relay
 from cortex_gateway.telemetry import Telemetry
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
@@ -30,7 +31,9 @@ def app() -> ASGIApp:
     neurons = Neurons([], gateway="g", token="")
     dispatcher = Dispatcher(empty_fleet([], {"tiny": Profile(id="tiny")}), neurons)
     config = Gateway(hold_s=0.0, hold_not_streaming_s=0.0)
-    return build(config, dispatcher, neurons, Telemetry("1"), Ids("f"), token="", version="1")
+    telemetry = Telemetry("1")
+    relay = Relay(dispatcher, neurons, gateway="f", token="", on_end=telemetry.ended)
+    return build(config, dispatcher, neurons, relay, telemetry, Ids("f"), version="1")
 
 
 def ask(app: ASGIApp, method: str, path: str, body: bytes) -> tuple[int, dict[bytes, bytes], bytes]:

@@ -22,6 +22,7 @@ from cortex_core.fleet import Checkpoint, Device, Profile, Replica, Share, State
 from cortex_core.http import EventStream, Limits, Receive, Request, Scope, Send, Server, bind, respond, respond_json
 from cortex_core.neuron_api import (
     Discovery,
+    FinishedEvent,
     Gauges,
     LoadRequest,
     Operation,
@@ -121,6 +122,7 @@ class ScriptedNeuron:
         self.unloads: list[UnloadRequest] = []
         self.asked: list[Asked] = []
         self.running = 0  # answers in the making
+        self.used = (0, 0, 0)  # what each request is told to have used: prompt, cached and completion tokens
         self.token = ""
         self.api: str | None = str(neuron_api.API)
         self.beats = True
@@ -245,6 +247,23 @@ class ScriptedNeuron:
             await self.answers(asked, send)
         finally:
             self.running -= 1
+            self._finished(headers)
+
+    def _finished(self, headers: dict[str, str]) -> None:
+        self.seq += 1
+        prompt, cached, completion = self.used
+        told = FinishedEvent(
+            seq=self.seq,
+            gateway=headers.get(neuron_api.GATEWAY, ""),
+            request_id=headers.get(neuron_api.REQUEST_ID, ""),
+            model="",
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+            completion_tokens=completion,
+            outcome="stop",
+            seconds=1.0,
+        )
+        self._send("finished", told)
 
     async def _events(self, send: Send) -> None:
         watcher: asyncio.Queue[bytes] = asyncio.Queue()

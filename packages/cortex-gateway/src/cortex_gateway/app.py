@@ -36,14 +36,13 @@ def build(
     config: Gateway,
     dispatcher: Dispatcher,
     neurons: Neurons,
+    relay: Relay,
     telemetry: Telemetry,
     ids: Ids,
     *,
-    token: str,
     version: str,
 ) -> App:
-    """Everything that clients reach, wired. `token` is the neurons' shared one."""
-    relay = Relay(dispatcher, neurons, gateway=ids.gateway, token=token, on_end=telemetry.ended)
+    """Everything that clients reach, wired."""
     held = Held(config.max_held_mb << 20)
     hot: dict[str, ASGIApp] = {}
     for path, dialect in _ROUTES.items():

@@ -22,6 +22,7 @@ class Record(Struct, kw_only=True):
     cold: bool = False  # it waited for a load
     retries: list[str] = []  # why, each time
     leased: float = 0.0
+    at_work: bool = False  # an engine may work at it, or has
     first_content: float = 0.0
     ended: float = 0.0
     usage: Usage | None = None

@@ -104,6 +104,7 @@ class Relay:
                 try:
                     refusal = await self._attempt(call, lease, payload)
                 except _NotSent:
+                    call.record.at_work = False
                     lease.failed()
                     refusal = None
                     unreachable += 1
@@ -164,6 +165,7 @@ class Relay:
         ]
         client = self._neurons.byte_path(lease.neuron.name)
         expect = len(payload) > EXPECT_BYTES
+        call.record.at_work = True
         request = client.request("POST", call.target, headers=headers, body=payload, expect_continue=expect)
         try:
             if call.wanted.stream:
@@ -181,6 +183,7 @@ class Relay:
             raise CortexError("upstream_failed", "the connection to the engine broke before it answered") from broken
 
     async def _refused(self, call: Call, upstream: Response) -> Refusal:
+        call.record.at_work = False
         try:
             body = await upstream.read(MAX_REFUSAL_BYTES)
         except BodyTooLarge:

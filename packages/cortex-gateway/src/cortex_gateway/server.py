@@ -23,9 +23,11 @@ from cortex_core.logs import set_up_logs
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher, Rules
+from cortex_gateway.ends import Ends
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.catalogue import discovered
 from cortex_gateway.policy.transitions import Discovered, Event, Reported, Reprofiled, empty_fleet
+from cortex_gateway.relay import Relay
 from cortex_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,10 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
         listener = stack.enter_context(bind(config.gateway.listen))
         metrics_listener = stack.enter_context(bind(config.gateway.metrics_listen))
         addresses = address_of(listener), address_of(metrics_listener)
-        neurons = await stack.enter_async_context(Neurons(config.neurons, gateway=gateway, token=config.fleet.token))
+        ends = stack.enter_context(Ends(telemetry.ended))
+        neurons = await stack.enter_async_context(
+            Neurons(config.neurons, gateway=gateway, token=config.fleet.token, on_finished=ends.finished)
+        )
         dispatcher = Dispatcher(
             empty_fleet([(n.name, n.endpoint) for n in config.neurons], catalogue.profiles),
             neurons,
@@ -79,7 +84,8 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
             on_swap=telemetry.swapped,
         )
         telemetry.watch(dispatcher)
-        app = build(config.gateway, dispatcher, neurons, telemetry, ids, token=config.fleet.token, version=version)
+        relay = Relay(dispatcher, neurons, gateway=gateway, token=config.fleet.token, on_end=ends.ended)
+        app = build(config.gateway, dispatcher, neurons, relay, telemetry, ids, version=version)
         errors = ServerErrors(ids)
         limits = Limits(body_bytes=config.gateway.max_body_mb << 20, keep_alive_s=120.0)
         guarded = _guarded(app, config, addresses[0], errors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +11,15 @@ import aiohttp
 
 from cortex_core.config.cortex import NeuronEntry
 from cortex_core.http import Client
-from cortex_core.neuron_api import CordonRequest, DemandRequest, LoadRequest, Operation, PinRequest, UnloadRequest
+from cortex_core.neuron_api import (
+    CordonRequest,
+    DemandRequest,
+    FinishedEvent,
+    LoadRequest,
+    Operation,
+    PinRequest,
+    UnloadRequest,
+)
 from cortex_gateway.neurons.client import session
 from cortex_gateway.neurons.follow import Follower, Observe
 
@@ -21,16 +29,26 @@ __all__ = ["Neurons"]
 class Neurons:
     """`async with Neurons(...) as neurons:`, and `run` in a task. Implements the dispatcher's `Commands`."""
 
-    def __init__(self, entries: Iterable[NeuronEntry], *, gateway: str, token: str) -> None:
+    def __init__(
+        self,
+        entries: Iterable[NeuronEntry],
+        *,
+        gateway: str,
+        token: str,
+        on_finished: Callable[[FinishedEvent], None] = lambda _: None,
+    ) -> None:
         self._entries = tuple(entries)
         self._gateway = gateway
         self._token = token
+        self._on_finished = on_finished
         self._session: aiohttp.ClientSession
         self._followers: dict[str, Follower] = {}
 
     async def __aenter__(self) -> Self:
         self._session = session(self._gateway, self._token)
-        self._followers = {e.name: Follower(e.name, e.endpoint, self._session) for e in self._entries}
+        self._followers = {
+            e.name: Follower(e.name, e.endpoint, self._session, self._on_finished) for e in self._entries
+        }
         return self
 
     async def __aexit__(

@@ -27,6 +27,7 @@ from cortex_core.neuron_api import (
     CordonRequest,
     DemandEvent,
     DemandRequest,
+    FinishedEvent,
     Gauges,
     LoadRequest,
     Operation,
@@ -52,10 +53,13 @@ Observe = Callable[[Event], None]
 class Follower:
     """One configured neuron. Owns its byte path, whose streams end with an error when the neuron is lost."""
 
-    def __init__(self, name: str, endpoint: str, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, name: str, endpoint: str, session: aiohttp.ClientSession, on_finished: Callable[[FinishedEvent], None]
+    ) -> None:
         self.name = name
         self.byte_path = Client(endpoint)
         self._endpoint = endpoint
+        self._on_finished = on_finished
         self._client = NeuronClient(session, endpoint, self._heard)
         self._observe: Observe
         self._instance_id = ""
@@ -164,6 +168,8 @@ class Follower:
             elif event.event == "replica":
                 change = msgspec.json.decode(event.data, type=ReplicaEvent)
                 self._observe(ReplicaChanged(self.name, self._instance_id, change, now))
+            elif event.event == "finished":
+                self._on_finished(msgspec.json.decode(event.data, type=FinishedEvent))
             elif event.event == "demand":
                 posted = msgspec.json.decode(event.data, type=DemandEvent)
                 self._observe(Demanded(self.name, self._instance_id, posted))
