@@ -27,7 +27,7 @@ def _relay(options: argparse.Namespace) -> int:
     from tools.bench.load import Failed
     from tools.bench.native import Missing
 
-    plan = relay.Plan(options.seconds, options.rounds, options.open_streams, tuple(options.peers))
+    plan = relay.Plan(options.seconds, options.rounds, options.open_streams, tuple(options.peers), tuple(options.only))
     try:
         outcome = relay.run(plan)
     except (Missing, Failed) as error:
@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     relay.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default 3)")
     relay.add_argument("--open-streams", type=int, default=1000, help="for the memory figure (default 1000)")
     relay.add_argument("--peers", nargs="*", default=["vllm-router", "smg", "litellm"], help="default: all three")
+    every = ["json", "plain", "spliced", "paced", "fixed_rate", "memory"]
+    relay.add_argument("--only", nargs="+", default=every, choices=every, metavar="MEASURE", help=", ".join(every))
     relay.add_argument("--write", action="store_true", help="keep the table in tools/bench/RESULTS.md")
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,13 @@ def pinned(core: int, *command: str | Path) -> list[str | Path]:
     if taskset is None:
         raise Missing("taskset (util-linux)")
     return [taskset, "--cpu-list", str(core), *command]
+
+
+def interpreter() -> str:
+    """Which Python, and whether it was built with what distributions build theirs with: that makes it a fifth quicker."""
+    options = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    built = "with" if "--enable-optimizations" in options else "without"
+    return f"Python {platform.python_version()}, {built} profile-guided optimisation"
 
 
 def machine() -> str:

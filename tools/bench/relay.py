@@ -35,8 +35,9 @@ JSON = request()
 PLAIN = request(stream=True, usage=True)  # bytes go through as they are
 SPLICED = request(stream=True)  # this client did not ask for usage: ours needs it, and takes it out again
 
+MEASURES = ("json", "plain", "spliced", "paced", "fixed_rate", "memory")
+
 Figures = dict[str, float]
-Result = tuple[str, str, float]  # system, figure, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Plan:
     rounds: int = 3
     open_streams: int = OPEN_STREAMS
     peers: tuple[str, ...] = tuple(PEERS)
+    measures: tuple[str, ...] = MEASURES
 
 
 @dataclass(slots=True)
@@ -89,13 +91,14 @@ def run(plan: Plan) -> Outcome:
         folder = Path(temporary)
         stage = Stage(children, folder, where)
         systems = _systems(stage, plan, outcome)
-        bench = _Bench(stage.mock, Load(folder, where), plan.seconds)
+        bench = _Bench(stage.mock, Load(folder, where), plan)
         for number in range(plan.rounds):
             with step(f"round {number + 1} of {plan.rounds}") as line:
                 outcome.rounds.append(bench.round(systems, number, line))
                 line.detail = ""
-        with step(f"memory with {plan.open_streams} open streams"):
-            bench.memory(systems, plan.open_streams, outcome.rounds[-1])
+        if "memory" in plan.measures:
+            with step(f"memory with {plan.open_streams} open streams"):
+                bench.memory(systems, outcome.rounds[-1])
         outcome.left_out += bench.failed
     return outcome
 
@@ -119,10 +122,11 @@ def _systems(stage: Stage, plan: Plan, outcome: Outcome) -> list[System]:
 class _Bench:
     """The measurements. A peer that fails one is told of in `failed`, and lacks that figure."""
 
-    def __init__(self, mock: Mock, load: Load, seconds: float) -> None:
+    def __init__(self, mock: Mock, load: Load, plan: Plan) -> None:
         self._mock = mock
         self._load = load
-        self._seconds = seconds
+        self._seconds = plan.seconds
+        self._plan = plan
         self.failed: list[str] = []
 
     def round(self, systems: list[System], number: int, line: Line) -> dict[str, Figures]:
@@ -139,14 +143,14 @@ class _Bench:
         _subtract_direct(figures)
         return figures
 
-    def memory(self, systems: list[System], streams: int, into: Mapping[str, Figures]) -> None:
+    def memory(self, systems: list[System], into: Mapping[str, Figures]) -> None:
         """Last of all, since what a process has taken it may keep."""
         for system in systems:
             if system.name == DIRECT or system.slow:
                 continue
             self._mock.pace(HOLD_TOKENS, HOLD_INTERVAL_US)
             try:
-                held_mb = self._load.rss_mb_with_open(system, PLAIN, streams)
+                held_mb = self._load.rss_mb_with_open(system, PLAIN, self._plan.open_streams)
             except Failed as failed:
                 self._fail(system, f"memory: {failed}")
                 continue
@@ -154,13 +158,14 @@ class _Bench:
         self._mock.pace()
 
     def _measures(self) -> dict[str, Callable[[System], Figures]]:
-        return {
-            "JSON": self._json,
-            "streams": self._plain,
-            "spliced streams": self._spliced,
-            "paced streams": self._paced,
-            f"{FIXED_RATE} requests/s": self._fixed_rate,
+        every = {
+            "json": self._json,
+            "plain": self._plain,
+            "spliced": self._spliced,
+            "paced": self._paced,
+            "fixed_rate": self._fixed_rate,
         }
+        return {name: measure for name, measure in every.items() if name in self._plan.measures}
 
     def _fail(self, system: System, why: str) -> None:
         if system.name == OURS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bench.cores import machine
+from tools.bench.cores import interpreter, machine
 from tools.bench.relay import Outcome, Plan
 from tools.bench.systems import DIRECT, DOUBLE, OURS
 
@@ -54,7 +54,8 @@ def table(outcome: Outcome) -> list[list[str]]:
             value, ratio = outcome.median(system, row.figure), outcome.ratio(row.figure, OURS, system)
             shows_ratio = ratio is not None and system != OURS and "ttft" not in row.figure
             cells.append("–" if value is None else _number(value) + (f" (×{ratio:.2f})" if shows_ratio else ""))
-        rows.append([*cells, _goal(row, outcome)])
+        if cells.count("–") < len(systems):
+            rows.append([*cells, _goal(row, outcome)])
     return rows
 
 
@@ -105,6 +106,7 @@ def notes(outcome: Outcome, plan: Plan) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     said = [
         f"{machine()}; {outcome.cores}",
+        f"{interpreter()}",
         f"{versions}; {plan.rounds} rounds of {plan.seconds:g} s a run, 32 connections; a stream is 64 tokens",
     ]
     if not outcome.cores.alone:
