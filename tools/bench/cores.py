@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sysconfig
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,17 +45,11 @@ def pinned(core: int, *command: str | Path) -> list[str | Path]:
     return [taskset, "--cpu-list", str(core), *command]
 
 
-def interpreter() -> str:
-    """Which Python, and whether it was built with what distributions build theirs with: that makes it a fifth quicker."""
-    options = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    built = "with" if "--enable-optimizations" in options else "without"
-    return f"Python {platform.python_version()}, {built} profile-guided optimisation"
-
-
 def machine() -> str:
     """Date, processor, cores and how busy they are now, in a line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"{date} · {model} · {len(os.sched_getaffinity(0))} cores · load average {load} · Linux {platform.release()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{date} · {model} · {cores} cores · load average {load} · Linux {platform.release()} · Python {platform.python_version()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bench.cores import interpreter, machine
+from tools.bench.cores import machine
 from tools.bench.relay import Outcome, Plan
 from tools.bench.systems import DIRECT, DOUBLE, OURS
 
@@ -106,7 +106,6 @@ def notes(outcome: Outcome, plan: Plan) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     said = [
         f"{machine()}; {outcome.cores}",
-        f"{interpreter()}",
         f"{versions}; {plan.rounds} rounds of {plan.seconds:g} s a run, 32 connections; a stream is 64 tokens",
     ]
     if not outcome.cores.alone:
