@@ -172,6 +172,8 @@ MISTAKES = {
     "token file of no name": Mistake(
         "cortex", '[fleet]\ntoken_file = "a\\u0000"', "[fleet] token_file", "cannot be read"
     ),
+    "certificate without key": Mistake("cortex", '[tls]\ncertificate = "c.pem"', "[tls] key", "is missing"),
+    "key without certificate": Mistake("cortex", '[tls]\nkey = "k.pem"', "[tls] certificate", "is missing"),
     "broken TOML": Mistake("cortex", "[gateway\n", "", "is not TOML"),
     "key twice": Mistake("cortex", "[gateway]\nhold_s = 1\nhold_s = 2", "", "is not TOML"),
     # models.toml
@@ -344,6 +346,12 @@ def test_numbers_and_lists_of_a_neuron_come_from_its_environment(neuron: Callabl
 def test_relative_paths_start_at_the_file(cortex: Callable[..., CortexConfig], tmp_path: Path) -> None:
     assert cortex('models_config = "models.toml"').models_config == str(tmp_path / "models.toml")
     assert cortex('models_config = "/etc/m.toml"').models_config == "/etc/m.toml"
+
+
+def test_certificate_and_key_are_found_from_the_file(cortex: Callable[..., CortexConfig], tmp_path: Path) -> None:
+    tls = cortex('[tls]\ncertificate = "c.pem"\nkey = "/k.pem"').tls
+    assert (tls.certificate, tls.key) == (str(tmp_path / "c.pem"), "/k.pem")
+    assert cortex("").tls.certificate == ""
 
 
 def test_relative_folders_of_a_neuron_start_at_its_file(neuron: Callable[..., NeuronConfig], short_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import aiohttp
 import pytest
 
-from cortex_core.config import Catalogue, CortexConfig
-from cortex_core.config.cortex import Gateway
+from cortex_core.config import Catalogue, ConfigError, CortexConfig
+from cortex_core.config.cortex import Gateway, Tls
 from cortex_core.fleet import Profile
 from cortex_core.http import ConnectFailed, address_of, bind
 from cortex_gateway import server
@@ -19,6 +22,7 @@ from tests.support.gateway import TINY, Got, Running, gateway
 from tests.support.scripted import HELLO, USAGE, ScriptedNeuron, streams
 from tests.support.until import until_async
 
+FILES = Path(__file__).parents[1] / "support" / "tls"
 WHOLE = b"".join(event for event in HELLO if event != USAGE)
 
 
@@ -135,3 +139,28 @@ async def test_an_address_that_is_taken_is_named() -> None:
         address = address_of(taken)
         with pytest.raises(OSError, match=f"cannot listen on {address}: "):
             await server.serve(CortexConfig(gateway=Gateway(listen=address)), Catalogue())
+
+
+async def test_with_a_certificate_clients_are_served_over_tls(beast: ScriptedNeuron) -> None:
+    tls = Tls(certificate=str(FILES / "certificate.pem"), key=str(FILES / "key.pem"))
+    trust = ssl.create_default_context(cafile=tls.certificate)
+    async with gateway([beast], [TINY], tls=tls) as running, aiohttp.ClientSession() as session:
+
+        async def chatted() -> bytes:
+            body = {"model": "tiny", "messages": [], "stream": True}
+            url = f"https://{running.address}/v1/chat/completions"
+            async with session.post(url, json=body, ssl=trust) as answer:
+                return await answer.read()
+
+        async def up() -> bool:
+            return await running.metric("cortex_neuron_up") == 1
+
+        await until_async(up)
+        assert await chatted() == WHOLE
+
+
+async def test_a_certificate_that_cannot_be_used_is_named() -> None:
+    tls = Tls(certificate=str(FILES / "certificate.pem"), key=str(FILES / "encrypted.pem"))
+    config = CortexConfig(gateway=Gateway(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"), tls=tls)
+    with pytest.raises(ConfigError, match="encrypted"):
+        await server.serve(config, Catalogue())

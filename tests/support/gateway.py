@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from cortex_core.config import Catalogue, CortexConfig
-from cortex_core.config.cortex import FleetTable, Gateway, NeuronEntry
+from cortex_core.config.cortex import FleetTable, Gateway, NeuronEntry, Tls
 from cortex_core.fleet import Profile
 from cortex_core.gateway_api import FleetView
 from cortex_core.http import BrokenResponse, Client, Response
@@ -109,12 +109,18 @@ async def drained(response: Response) -> tuple[bytes, bool]:
 
 @asynccontextmanager
 async def gateway(
-    neurons: Sequence[ScriptedNeuron], models: Sequence[Profile], *, token: str = "", **settings: Any
+    neurons: Sequence[ScriptedNeuron],
+    models: Sequence[Profile],
+    *,
+    token: str = "",
+    tls: Tls = Tls(),  # noqa: B008 - frozen
+    **settings: Any,
 ) -> AsyncIterator[Running]:
     """`models` served from `neurons`; ends with the block, whatever is under way."""
     table = structs.replace(Gateway(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", drain_s=0.0), **settings)
     config = CortexConfig(
         gateway=table,
+        tls=tls,
         fleet=FleetTable(token=token),
         neurons=tuple(NeuronEntry(name=neuron.name, endpoint=neuron.endpoint) for neuron in neurons),
     )

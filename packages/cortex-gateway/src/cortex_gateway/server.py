@@ -11,14 +11,16 @@ import gc
 import logging
 import secrets
 import signal
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib import metadata
 from typing import Self
 
-from cortex_core.config import Catalogue, CortexConfig
+from cortex_core.config import Catalogue, ConfigError, CortexConfig
+from cortex_core.config.cortex import Tls
 from cortex_core.config.values import is_loopback
-from cortex_core.http import ASGIApp, HostGuard, Limits, Server, address_of, bind, own_names, run
+from cortex_core.http import ASGIApp, HostGuard, Limits, Server, address_of, bind, own_names, run, tls_context
 from cortex_core.logs import set_up_logs
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
@@ -49,7 +51,7 @@ def main(config: CortexConfig, catalogue: Catalogue) -> int:
     set_up_logs()
     try:
         run(serve(config, catalogue, lambda *_: _calm_the_collector()))
-    except OSError as error:  # a port that is taken, an address that is not ours
+    except (OSError, ConfigError) as error:  # a port that is taken, an address that is not ours, a wrong certificate
         log.error("%s", error)
         return 1
     return 0
@@ -60,9 +62,10 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
 
     Raises:
         OSError: an address cannot be listened on.
+        ConfigError: certificate or key cannot be used.
         ExceptionGroup: a background task failed.
     """
-    gateway, version = secrets.token_hex(4), _version()
+    gateway, version, ssl_context = secrets.token_hex(4), _version(), _ssl_context(config.tls)
     ids, telemetry = Ids(gateway), Telemetry(version)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(config.gateway.listen))
@@ -89,7 +92,7 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
         errors = ServerErrors(ids)
         limits = Limits(body_bytes=config.gateway.max_body_mb << 20, keep_alive_s=120.0)
         guarded = _guarded(app, config, addresses[0], errors)
-        server = Server(guarded, listeners=[listener], limits=limits, errors=errors)
+        server = Server(guarded, listeners=[listener], limits=limits, errors=errors, ssl_context=ssl_context)
         guarded = _guarded(telemetry.app, config, addresses[1], errors)
         metrics = Server(guarded, listeners=[metrics_listener], limits=_METRICS_LIMITS)
         stop = stack.enter_context(_Signals()).stop
@@ -137,6 +140,15 @@ def _guarded(app: ASGIApp, config: CortexConfig, address: str, errors: ServerErr
     return HostGuard(app, hosts={*config.gateway.hosts, *names}, any_address=any_address, errors=errors)
 
 
+def _ssl_context(tls: Tls) -> ssl.SSLContext | None:
+    if not tls.certificate:
+        return None
+    try:
+        return tls_context(tls.certificate, tls.key)
+    except ValueError as error:
+        raise ConfigError("[tls]", "", str(error)) from error
+
+
 class _Signals:
     """The first signal asks to stop, the second one ends the process as it would have without us."""
 
@@ -164,7 +176,8 @@ class _Signals:
 def _say(config: CortexConfig, catalogue: Catalogue, address: str, metrics: str) -> None:
     models = f"{len(catalogue.models)} models" if catalogue.models else "what lies there"
     neurons = len(config.neurons)
-    log.info("serving %s from %d neurons at http://%s, metrics at http://%s", models, neurons, address, metrics)
+    scheme = "https" if config.tls.certificate else "http"
+    log.info("serving %s from %d neurons at %s://%s, metrics at http://%s", models, neurons, scheme, address, metrics)
     if not is_loopback(address):
         log.warning("%s is open to everybody who can reach it: there are no API keys", address)
 

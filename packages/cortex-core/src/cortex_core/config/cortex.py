@@ -26,6 +26,13 @@ class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_s: Seconds = 120.0
 
 
+class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of the clients' port. Both files or neither."""
+
+    certificate: str = ""  # PEM, with its chain
+    key: str = ""
+
+
 class Eviction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     strategy: Literal["cost", "lru", "priority"] = "cost"
     defrag_after_cycles: Annotated[int, Meta(ge=0)] = 50
@@ -44,6 +51,7 @@ class NeuronEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class CortexConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models_config: str = ""
     gateway: Gateway = Gateway()
+    tls: Tls = Tls()
     eviction: Eviction = Eviction()
     fleet: FleetTable = FleetTable()
     neurons: tuple[NeuronEntry, ...] = (NeuronEntry(name="local", endpoint="http://127.0.0.1:13131"),)
@@ -65,6 +73,13 @@ def load_cortex(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
         if name in names[:number]:
             raise ConfigError(source, f"[[neurons]] #{number + 1} name", f"`{name}` is taken by an earlier neuron")
     base = path.parent if path else Path()
+    if bool(config.tls.certificate) != bool(config.tls.key):
+        missing = "key" if config.tls.certificate else "certificate"
+        raise ConfigError(source, f"[tls] {missing}", "is missing: certificate and key go together")
+    tls = Tls(
+        certificate=str(base / config.tls.certificate) if config.tls.certificate else "",
+        key=str(base / config.tls.key) if config.tls.key else "",
+    )
     models = str(base / config.models_config) if config.models_config else ""
     token = read_token(config.fleet.token, config.fleet.token_file, base, source, "[fleet] token_file")
-    return structs.replace(config, models_config=models, fleet=structs.replace(config.fleet, token=token))
+    return structs.replace(config, models_config=models, tls=tls, fleet=structs.replace(config.fleet, token=token))
