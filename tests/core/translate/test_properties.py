@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from cortex_core.errors import CortexError
 from cortex_core.fleet import ModelFacts
 from cortex_core.translate.calls import as_object
+from cortex_core.translate.chat import ChatContext, ChatStream
 from cortex_core.translate.chat import request as normalise
 from cortex_core.translate.chat_events import Translation
 from cortex_core.translate.messages import Context, MessagesStream, request, response
 from tests.support.chunks import DONE, answer, call, chunk, function, role, text, thought, usage
+from tests.support.readers.chat import read as read_chat
 from tests.support.readers.messages import read
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -113,6 +115,25 @@ def test_keepalives_change_nothing_that_was_said(
         out += translation.feed(piece)
     plain, kept = read(translated(made[0], context)), read(out)
     assert (kept.text(), kept.tools, kept.stop_reason) == (plain.text(), plain.tools, plain.stop_reason)
+
+
+QUOTED = st.lists(
+    st.sampled_from(['"}', '","', "\\", '"model":"tiny"', ',"token_ids":null', "é", "x", "\n"]), max_size=4
+)
+
+
+@given(st.lists(QUOTED.map("".join), max_size=5), streams())
+def test_a_chat_stream_keeps_what_was_said_however_it_comes(
+    said: list[str], made: tuple[list[bytes], dict[int, str], str]
+) -> None:
+    pieces = [role(), *map(text, said), *made[0][1:]]
+    alone, together = ChatStream(ChatContext(model="asked"), "tiny"), ChatStream(ChatContext(model="asked"), "tiny")
+    out = b"".join(map(alone.feed, pieces))
+    assert together.feed(b"".join(pieces)) == out
+    got, deltas = read_chat(out), [json.loads(piece[6:])["choices"] for piece in pieces[:-1]]
+    assert got.models == {"asked"}
+    assert got.choices[0].text == "".join(d[0]["delta"].get("content") or "" for d in deltas if d)
+    assert {n: one["arguments"] for n, one in got.choices[0].calls.items()} == made[1]
 
 
 @st.composite

@@ -16,20 +16,15 @@ from msgspec import Struct
 from cortex_core.dialects.body import NOT_JSON, encode
 from cortex_core.translate.calls import as_object
 from cortex_core.translate.chat.request import ChatContext
-from cortex_core.translate.chat.response import finish
+from cortex_core.translate.chat.response import VLLM_NULLS, finish
 from cortex_core.translate.chat.tools import unshimmed
 
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
-_REASONING = re.compile(rb'"reasoning"\s*:\s*("(?:[^"\\]|\\.)*")')
-_NULLS = re.compile(
-    rb',"(?:prompt_logprobs|prompt_token_ids|prompt_text|token_ids|routed_experts|kv_transfer_params|'
-    rb'ec_transfer_params|metrics|stop_reason)":null'
-)
-# Usage as engines write it is fine as it is, and stands on every event where a client asks for that.
-_DECODED = re.compile(
-    rb'"tool_calls"|"finish_reason"\s*:\s*"|'
-    rb'"usage"\s*:\s*\{(?!"prompt_tokens":\d+,"total_tokens":\d+,"completion_tokens":\d)'
-)
+_REASONING = re.compile(rb'"reasoning"\s*:\s*("(?:[^"\\]|\\.)*")(?!,"reasoning_content")')
+_NULLS = re.compile(b',"(?:%b)":null' % "|".join(VLLM_NULLS).encode())
+_TEXT = b'{"content":"'
+_TEXT_DELTA = re.compile(rb'"delta":(\{"content":"(?:[^"\\]|\\.)*"\})')
+_USAGE = re.compile(rb'"usage"\s*:\s*\{(?!"prompt_tokens":\d+,"total_tokens":\d+,"completion_tokens":\d)')
 
 
 class _Calls(Struct):
@@ -43,31 +38,48 @@ class _Calls(Struct):
 class ChatStream:
     """Splices one answer."""
 
-    __slots__ = ("_calls", "_context", "_model", "_rename")
+    __slots__ = ("_calls", "_context", "_engine", "_head", "_model", "_new_head", "_new_tail", "_rename", "_tail")
 
     def __init__(self, context: ChatContext, engine_model: str = "") -> None:
         self._context = context
         self._model = b'"model":' + encode(context.model)
+        self._engine = b'"model":' + encode(engine_model)  # as the engine writes it, which the first event shows
+        self._head = self._new_head = b""  # of events that bring text alone, around it: the same all the time
+        self._tail = self._new_tail = b""
         self._rename = engine_model != context.model
         self._calls: dict[int, _Calls] = {}
 
     def feed(self, events: bytes) -> bytes:
         """Whole events, as the client gets them."""
-        if _DECODED.search(events) is not None:
+        if self._head and events.startswith(self._head) and events.endswith(self._tail):
+            delta = events[len(self._head) : -len(self._tail)]
+            if delta.startswith(_TEXT) and delta.find(b'"}') == len(delta) - 2 and b'","' not in delta:
+                return b"".join((self._new_head, delta, self._new_tail))
+        if _to_decode(events):
             return b"".join([self._event(event) for event in events.split(b"\n\n") if event])
+        if not self._head:
+            self._learn(events)
         return self._splice(events)
+
+    def _learn(self, event: bytes) -> None:
+        """What stands around the text of an event, so that those after it need no search."""
+        found = _TEXT_DELTA.search(event)
+        if found is None or event.find(b"\n\n") != len(event) - 2:
+            return
+        self._head, self._tail = event[: found.start(1)], event[found.end(1) :]
+        self._new_head, self._new_tail = self._splice(self._head), self._splice(self._tail)
 
     def _splice(self, events: bytes) -> bytes:
         if self._rename:
-            events = _MODEL.sub(lambda _: self._model, events)
-        if b'"reasoning"' in events and b'"reasoning_content"' not in events:
+            if self._engine not in events and (found := _MODEL.search(events)) is not None:
+                self._engine = found[0]
+            events = events.replace(self._engine, self._model)
+        if b'"reasoning"' in events:
             events = _REASONING.sub(rb'"reasoning":\1,"reasoning_content":\1', events)
-        if b'":null' in events:
-            events = _NULLS.sub(b"", events)
-        return events
+        return _NULLS.sub(b"", events)
 
     def _event(self, event: bytes) -> bytes:
-        if not event.startswith(b"data: ") or not _DECODED.search(event):
+        if not event.startswith(b"data: ") or not _to_decode(event):
             return self._splice(event) + b"\n\n"
         try:
             chunk = msgspec.json.decode(event[6:])
@@ -165,6 +177,17 @@ class ChatStream:
             if calls.names[index] in self._context.tools.custom
         ]
         return {"tool_calls": custom} if custom else {}
+
+
+def _to_decode(events: bytes) -> bool:
+    """Whether they end a choice, bring calls, or bring usage that clients may not take. As engines write usage it is
+    fine, and stands on every event where a client asks for that."""
+    return (
+        b'"finish_reason":"' in events
+        or b'"finish_reason": "' in events
+        or b'"tool_calls"' in events
+        or (b'"usage"' in events and _USAGE.search(events) is not None)
+    )
 
 
 def _index(choice: dict[str, Any]) -> int:
