@@ -266,7 +266,7 @@ class Replicas:
         if resident.state in ENDS:
             return
         if resident.state is State.UNLOADING:
-            while resident.state is State.UNLOADING:
+            while resident.state not in ENDS:
                 await resident.changed.wait()
             return
         resident.gate.close(Refused("not_loaded", f"{resident.model} is being unloaded"))

@@ -64,8 +64,6 @@ class Resident:
     def note(self) -> None:
         """Wake who watches it."""
         self.changed.set()
-        self.committed = False  # a victim of its load is gone: the load cannot be called off any more
-        self.refused: Refused | None = None  # how its load ended, if not well
         self.changed = asyncio.Event()
 
     @property

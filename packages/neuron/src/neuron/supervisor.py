@@ -240,7 +240,7 @@ class Supervisor:
                 self._fail(running, resident, Refused("bad_request", message, field="profile.engine", failure=failure))
                 return
             retry = "never" if failure.scope == "model" else "elsewhere"
-            refused = Refused(
+            failed = Refused(
                 "load_failed",
                 str(error),
                 retry=retry,
@@ -248,7 +248,7 @@ class Supervisor:
                 failure=failure,
                 details={"phase": error.phase},
             )
-            self._fail(running, resident, refused)
+            self._fail(running, resident, failed)
             self._hub.snapshot_due = True
         else:
             resident.work = None
@@ -271,13 +271,13 @@ class Supervisor:
             return
         began = self._parts.clock()
         running.step("draining", 0.0)
-        try:
-            for victim in victims:
+        for victim in victims:
+            try:
                 async with asyncio.timeout_at(began + drain_s[victim.id]):
                     await victim.gate.until_empty()
-        except TimeoutError as error:
-            text = f"{victim.model} still has {victim.gate.in_flight} requests after {drain_s[victim.id]:g} s"
-            raise Refused("drain_timeout", text) from error
+            except TimeoutError as error:
+                text = f"{victim.model} still has {victim.gate.in_flight} requests after {drain_s[victim.id]:g} s"
+                raise Refused("drain_timeout", text) from error
         resident.committed = True
         running.step("evicting", 0.0)
         # Tasks of their own: what has begun to go is gone, also when this load is called off meanwhile.
