@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import relay, report
+from tools.bench import relay, report, tables
 from tools.bench.cores import Cores, cores
 from tools.bench.load import Failed, Load
 from tools.bench.mock import TOKENS, request
-from tools.bench.relay import Outcome, Plan
+from tools.bench.outcome import Outcome
+from tools.bench.relay import Plan
 from tools.bench.systems import DIRECT, OURS, Stage
 from tools.runner.children import Children
 from tools.runner.environment import variables
@@ -32,7 +33,7 @@ def children(tmp_path: Path) -> Iterator[Children]:
 def test_every_figure_of_ours_is_measured() -> None:
     plan = Plan(seconds=0.2, rounds=1, open_streams=20, peers=())
     outcome = relay.run(plan)
-    rows = report.table(outcome)
+    rows = tables.relay_table(outcome)
     assert rows[0] == ["", OURS, DIRECT, "goal for ours"]
     assert [row[0] for row in rows[1:] if row[1] == "–"] == []
     assert outcome.median(DIRECT, "json_per_s")
@@ -61,7 +62,7 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert outcome.median(OURS, "json_per_s") == 90.0
     assert outcome.ratio("json_per_s", OURS, "smg") == 3.0
     assert outcome.ratio("json_per_s", OURS, "litellm") is None
-    (row,) = [row for row in report.table(outcome) if row[0] == "JSON requests/s"]
+    (row,) = [row for row in tables.relay_table(outcome) if row[0] == "JSON requests/s"]
     assert row == ["JSON requests/s", "90.0", "30.0 (×3.00)", "–", "≥ 2 × smg ✓"]
 
 

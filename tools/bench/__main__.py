@@ -1,4 +1,4 @@
-"""`python3 -m tools.bench relay`: compiles, installs, measures, and prints one table."""
+"""`python3 -m tools.bench relay` and `neuron`: compile, install, measure, and print one table."""
 
 from __future__ import annotations
 
@@ -7,50 +7,70 @@ import importlib.util
 import os
 import sys
 
-from tools.runner.environment import SIM, Unavailable, ready
+from tools.bench.report import Table
+from tools.runner.environment import ENGINE, SIM, Unavailable, ready
 from tools.runner.report import say
+
+EVERY = ["json", "plain", "spliced", "paced", "fixed_rate", "memory"]
 
 
 def main(arguments: list[str]) -> int:
-    if importlib.util.find_spec("cortex_gateway") is None:
+    options = _parser().parse_args(arguments)
+    needed, recipe = ("vllm", ENGINE) if options.command == "neuron" else ("cortex_gateway", SIM)
+    if importlib.util.find_spec(needed) is None:
         try:
-            python = ready(SIM)
+            python = ready(recipe)
         except Unavailable as error:
             say(f"The environment cannot be made: {error}")
             return 1
         os.execv(python, [str(python), "-m", "tools.bench", *arguments])  # noqa: S606 (no shell is wanted)
-    return _relay(_parser().parse_args(arguments))
-
-
-def _relay(options: argparse.Namespace) -> int:
-    from tools.bench import relay, report
     from tools.bench.load import Failed
     from tools.bench.native import Missing
 
-    plan = relay.Plan(options.seconds, options.rounds, options.open_streams, tuple(options.peers), tuple(options.only))
     try:
-        outcome = relay.run(plan)
+        heading, rows, notes = (_neuron if options.command == "neuron" else _relay)(options)
     except (Missing, Failed) as error:
         say(f"No figures: {error}")
         return 1
-    rows, said = report.table(outcome), report.notes(outcome, plan)
-    say("\n" + report.plain(rows) + "\n\n" + "\n".join(said))
+    from tools.bench import report
+
+    say("\n" + report.plain(rows) + "\n\n" + "\n".join(notes))
     if options.write:
-        report.write("Relay", rows, said)
+        report.write(heading, rows, notes)
     return 0
+
+
+def _relay(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
+    from tools.bench import relay, tables
+
+    plan = relay.Plan(options.seconds, options.rounds, options.open_streams, tuple(options.peers), tuple(options.only))
+    outcome = relay.run(plan)
+    return "Relay", tables.relay_table(outcome), tables.relay_notes(outcome, plan)
+
+
+def _neuron(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
+    from tools.bench import neuron, tables
+
+    plan = neuron.Plan(options.seconds, options.rounds, tuple(options.streams), options.loads, options.stock_starts)
+    outcome = neuron.run(plan)
+    return "Neuron", tables.neuron_table(outcome, plan), tables.neuron_notes(outcome, plan)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools.bench", description="cortex beside its peers, in one run.")
     commands = parser.add_subparsers(dest="command", required=True)
     relay = commands.add_parser("relay", help="the gateway beside other routers, before a mock engine")
-    relay.add_argument("--seconds", type=float, default=2.0, help="of each run (default 2)")
-    relay.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default 3)")
     relay.add_argument("--open-streams", type=int, default=1000, help="for the memory figure (default 1000)")
     relay.add_argument("--peers", nargs="*", default=["vllm-router", "smg", "litellm"], help="default: all three")
-    every = ["json", "plain", "spliced", "paced", "fixed_rate", "memory"]
-    relay.add_argument("--only", nargs="+", default=every, choices=every, metavar="MEASURE", help=", ".join(every))
-    relay.add_argument("--write", action="store_true", help="keep the table in tools/bench/RESULTS.md")
+    relay.add_argument("--only", nargs="+", default=EVERY, choices=EVERY, metavar="MEASURE", help=", ".join(EVERY))
+    neuron = commands.add_parser("neuron", help="the real engine behind a neuron, beside stock vLLM's server")
+    neuron.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64], help="at a time (default 1 4 16 64)")
+    neuron.add_argument("--loads", type=int, default=10, help="loads and unloads of ours (default 10)")
+    neuron.add_argument("--stock-starts", type=int, default=3, help="starts and stops of stock vLLM (default 3)")
+    for command in (relay, neuron):
+        command.add_argument("--seconds", type=float, default=2.0, help="of each run (default 2)")
+        command.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default 3)")
+        command.add_argument("--write", action="store_true", help="keep the table in tools/bench/RESULTS.md")
     return parser
 
 

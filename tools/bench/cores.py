@@ -46,10 +46,13 @@ def pinned(core: int, *command: str | Path) -> list[str | Path]:
 
 
 def machine() -> str:
-    """Date, processor, cores and how busy they are now, in a line."""
+    """Date, processor, cores, how busy they are now, and what runs on them, in a line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    cores = len(os.sched_getaffinity(0))
-    return f"{date} · {model} · {cores} cores · load average {load} · Linux {platform.release()} · Python {platform.python_version()}"
+    said = [
+        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        f"{model}, {len(os.sched_getaffinity(0))} cores, load average {load}",
+        f"Linux {platform.release()}, Python {platform.python_version()}",
+    ]
+    return " · ".join(said)

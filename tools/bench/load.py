@@ -49,9 +49,9 @@ class Ran:
 
 
 class Load:
-    """Runs load against systems. Bodies are written into `folder`."""
+    """Runs load against systems, pinned to its core if there are `cores`. Bodies are written into `folder`."""
 
-    def __init__(self, folder: Path, cores: Cores) -> None:
+    def __init__(self, folder: Path, cores: Cores | None) -> None:
         self._folder = folder
         self._cores = cores
 
@@ -62,9 +62,9 @@ class Load:
             Failed: an answer was not 200, or not whole.
         """
         command = self._command(system, body, connections, seconds, *options)
-        before = cpu_s(system.pid)
+        before = cpu_s(system.pids)
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + GRACE_S, check=False)
-        spent_s = cpu_s(system.pid) - before
+        spent_s = cpu_s(system.pids) - before
         if done.returncode != 0:
             raise Failed(f"{system.name}: {done.stderr.strip()}")
         said: dict[str, Any] = json.loads(done.stdout)
@@ -83,7 +83,7 @@ class Load:
             assert process.stdin is not None
             assert process.stdout is not None
             said = process.stdout.readline()
-            held_mb = rss_mb(system.pid)
+            held_mb = rss_mb(system.pids)
             process.stdin.close()
         if not said or json.loads(said)["open"] != streams:
             raise Failed(f"{system.name}: of {streams} streams were open: {said}")
@@ -95,4 +95,5 @@ class Load:
         path = self._folder / "request.json"
         path.write_bytes(body)
         arguments: list[str | Path] = [str(system.port), path, str(connections), str(seconds), *options]
-        return pinned(self._cores.load, build("load"), *arguments)
+        command = [build("load"), *arguments]
+        return command if self._cores is None else pinned(self._cores.load, *command)

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def family(pid: int) -> list[int]:
-    """A process and all its living descendants."""
+def family(*pids: int) -> list[int]:
+    """Processes and all their living descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal() and (stat := _stat(int(entry.name))):
             children.setdefault(int(stat[1]), []).append(int(entry.name))
-    found = [pid]
+    found = list(pids)
     for one in found:
         found += children.get(one, [])
     return found
 
 
-def cpu_s(pid: int) -> float:
-    """Processor seconds, user and system, of a family; of ended children as far as they were waited for."""
+def cpu_s(pids: Iterable[int]) -> float:
+    """Processor seconds, user and system, of families; of ended children as far as they were waited for."""
     # proc(5): utime, stime, cutime, cstime are fields 14 to 17, and `_stat` begins with the third.
-    return sum(sum(map(int, stat[11:15])) for one in family(pid) if (stat := _stat(one))) / TICKS_PER_S
+    return sum(sum(map(int, stat[11:15])) for one in family(*pids) if (stat := _stat(one))) / TICKS_PER_S
 
 
-def rss_mb(pid: int) -> float:
-    """Resident megabytes (2**20 bytes) of a family; what its members share is counted for each."""
+def rss_mb(pids: Iterable[int]) -> float:
+    """Resident megabytes (2**20 bytes) of families; what members share is counted for each."""
     pages = 0
-    for one in family(pid):
+    for one in family(*pids):
         try:
             pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
         except OSError:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-from tools.bench.cores import Cores, cores
+from tools.bench.cores import cores
 from tools.bench.load import Failed, Load
 from tools.bench.mock import Mock, request
 from tools.bench.native import Missing
+from tools.bench.outcome import Figures, Outcome
 from tools.bench.peers import PEERS
 from tools.bench.processes import rss_mb
 from tools.bench.systems import DIRECT, DOUBLE, OURS, PROCESSES, Stage, System
@@ -37,8 +37,6 @@ SPLICED = request(stream=True)  # this client did not ask for usage: ours needs 
 
 MEASURES = ("json", "plain", "spliced", "paced", "fixed_rate", "memory")
 
-Figures = dict[str, float]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -47,32 +45,6 @@ class Plan:
     open_streams: int = OPEN_STREAMS
     peers: tuple[str, ...] = tuple(PEERS)
     measures: tuple[str, ...] = MEASURES
-
-
-@dataclass(slots=True)
-class Outcome:
-    """Everything that was measured: figures by round, then system."""
-
-    cores: Cores
-    versions: dict[str, str] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)  # what is missing, and why
-    rounds: list[dict[str, Figures]] = field(default_factory=list)
-
-    def median(self, system: str, figure: str) -> float | None:
-        return _median(one[system].get(figure) for one in self.rounds if system in one)
-
-    def ratio(self, figure: str, system: str, to: str) -> float | None:
-        """The median of the rounds' ratios."""
-        return _median(
-            one[system][figure] / one[to][figure]
-            for one in self.rounds
-            if figure in one.get(system, {}) and one.get(to, {}).get(figure)
-        )
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
 
 
 def run(plan: Plan) -> Outcome:
@@ -185,7 +157,7 @@ class _Bench:
             "chunk_cpu_us": ran.cpu_us_per_event,
             "busy_ttft_p50_ms": ran.ttft_p50_ms,
             "busy_ttft_p99_ms": ran.ttft_p99_ms,
-            "idle_rss_mb": rss_mb(system.pid),
+            "idle_rss_mb": rss_mb(system.pids),
         }
 
     def _spliced(self, system: System) -> Figures:

@@ -29,7 +29,7 @@ class System:
     name: str
     version: str
     port: int
-    pid: int
+    pids: tuple[int, ...]  # of its processes; their children count as well
     slow: bool = False
 
 
@@ -45,7 +45,7 @@ class Stage:
 
     def direct(self) -> System:
         """No system: the ceiling of mock and load generator."""
-        return System(DIRECT, "", self.mock.port, self.mock.child.process.pid)
+        return System(DIRECT, "", self.mock.port, (self.mock.child.process.pid,))
 
     def ours(self, name: str = OURS, processes: int = 1) -> System:
         port, config = free_port(), self._folder / f"{name}.toml"
@@ -58,19 +58,19 @@ class Stage:
             + f'[fleet]\ntoken = "bench"\n[[neurons]]\nname = "mock"\nendpoint = "{self.mock.url}"\n'
         )
         command: list[str | Path] = [sys.executable, "-m", "cortex_cli", "serve", "--config", config]
-        return self._start(System(name, _version(), port, 0), command, START_S)
+        return self._start(System(name, _version(), port, ()), command, START_S)
 
     def peer(self, peer: Peer) -> System:
         """Raises Missing when it cannot be had."""
         scripts, version = peer.ready()
         port = free_port()
         command = _COMMANDS[peer.name](scripts, port, self.mock.url, self._folder)
-        return self._start(System(peer.name, version, port, 0, peer.slow), command, peer.start_s)
+        return self._start(System(peer.name, version, port, (), peer.slow), command, peer.start_s)
 
     def _start(self, system: System, command: list[str | Path], start_s: float) -> System:
         with step(f"{system.name} {system.version}"):
             child = self._children.start(system.name, *pinned(self._cores.system, *command))
-            system = replace(system, pid=child.process.pid)
+            system = replace(system, pids=(child.process.pid,))
             _await(system, child, start_s)
         return system
 

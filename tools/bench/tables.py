@@ -1,0 +1,131 @@
+"""What is shown of an outcome: which figures, in which order, and what they must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tools.bench import neuron, relay
+from tools.bench.cores import machine
+from tools.bench.outcome import Outcome
+from tools.bench.report import Table, mark, number
+from tools.bench.systems import DIRECT, DOUBLE, OURS
+
+ROUTER, SMG = "vllm-router", "smg"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure, its text, and what ours must be: a limit, or ratios to peers."""
+
+    figure: str
+    text: str
+    more_is_better: bool = False
+    limit: float | None = None
+    ratios: tuple[tuple[str, float], ...] = ()  # peer → ours ÷ peer's
+
+
+RELAY = (
+    Row("json_per_s", "JSON requests/s", True, ratios=((ROUTER, 0.8), (SMG, 2.0))),
+    Row("json_cpu_us", "CPU µs a JSON request"),
+    Row("streams_per_s", "streams/s", True, ratios=((ROUTER, 1.0), (SMG, 1.0))),
+    Row("chunks_per_s", "chunks/s", True),
+    Row("stream_cpu_us", "CPU µs a stream", ratios=((ROUTER, 0.8), (SMG, 0.6))),
+    Row("chunk_cpu_us", "CPU µs a chunk"),
+    Row("spliced_per_s", "spliced streams/s", True),
+    Row("spliced_cpu_us", "CPU µs a spliced stream", ratios=((ROUTER, 0.8), (SMG, 0.6))),
+    Row("paced_cpu_us", "CPU µs a token, 64 streams × 100 tokens/s", limit=30.0),
+    Row("added_ttft_p50_ms", "added TTFT p50 ms at 200 requests/s", limit=1.0),
+    Row("added_ttft_p99_ms", "added TTFT p99 ms at 200 requests/s", limit=5.0),
+    Row("busy_ttft_p50_ms", "TTFT p50 ms, saturated"),
+    Row("busy_ttft_p99_ms", "TTFT p99 ms, saturated"),
+    Row("idle_rss_mb", "resident MiB, 32 connections"),
+    Row("rss_mb", "resident MiB, all streams open"),
+)
+DOUBLE_LIMIT = 1.1  # processor time a request with two processes on one port, against one
+ONE_HOP, TWO_HOPS = 0.92, 0.86  # of stock vLLM's tokens a second, where every hop takes processor time from the engine
+LOAD_LIMIT_S, UNLOAD_LIMIT_S = 3.0, 2.0
+
+
+def relay_table(outcome: Outcome) -> Table:
+    """A peer's cell holds its figure and, in brackets, ours divided by it."""
+    systems = [OURS, *(name for name in outcome.rounds[0] if name not in (OURS, DIRECT)), DIRECT]
+    rows = [["", *systems, "goal for ours"]]
+    for row in RELAY:
+        cells = [row.text]
+        for system in systems:
+            value, ratio = outcome.median(system, row.figure), outcome.ratio(row.figure, OURS, system)
+            shows_ratio = ratio is not None and system != OURS and "ttft" not in row.figure
+            cells.append("–" if value is None else number(value) + (f" (×{ratio:.2f})" if shows_ratio else ""))
+        if cells.count("–") < len(systems):
+            rows.append([*cells, _goal(row, outcome)])
+    return rows
+
+
+def _goal(row: Row, outcome: Outcome) -> str:
+    """The goal and whether it was met, as far as its peers were there."""
+    verdicts = []
+    if row.limit is not None:
+        value = outcome.median(OURS, row.figure)
+        verdicts.append(f"≤ {row.limit:g} {mark(value is not None and value <= row.limit)}")
+    for peer, wanted in row.ratios:
+        ratio = outcome.ratio(row.figure, OURS, peer)
+        if ratio is not None:
+            met = ratio >= wanted if row.more_is_better else ratio <= wanted
+            verdicts.append(f"{'≥' if row.more_is_better else '≤'} {wanted:g} × {peer} {mark(met)}")
+    if row.figure == "json_cpu_us" and (ratio := outcome.ratio(row.figure, DOUBLE, OURS)) is not None:
+        verdicts.append(f"two processes ≤ {DOUBLE_LIMIT:g} × one {mark(ratio <= DOUBLE_LIMIT)}")
+    return ", ".join(verdicts)
+
+
+def relay_notes(outcome: Outcome, plan: relay.Plan) -> list[str]:
+    """What must be known to read the figures."""
+    said = [
+        f"{machine()}; {outcome.cores}",
+        f"{_versions(outcome)}; {plan.rounds} rounds of {plan.seconds:g} s a run",
+        f"{relay.CONNECTIONS} connections; memory with {plan.open_streams:,} open streams",
+        "a number in brackets is ours divided by that column's",
+    ]
+    if not outcome.cores.alone:
+        said.append("only one core: the system under test shares it, so rates mean little")
+    return said + [f"left out: {what}" for what in outcome.left_out]
+
+
+def neuron_table(outcome: Outcome, plan: neuron.Plan) -> Table:
+    """A cell of ours holds its figure and, in brackets, that divided by stock vLLM's."""
+    rows = [["", neuron.STOCK, neuron.NEURON, neuron.BOTH, "goal for ours"]]
+    for figure, text in (("tokens_per_s", "tokens/s"), ("ttft_ms", "TTFT p50 ms"), ("cpu_us", "CPU µs a token, all")):
+        for streams in plan.streams:
+            goal = ""
+            if figure == "tokens_per_s":
+                one, two = (outcome.ratio(f"{figure}_{streams}", ours, neuron.STOCK) or 0.0 for ours in rows[0][2:4])
+                goal = f"≥ {ONE_HOP} {mark(one >= ONE_HOP)}, ≥ {TWO_HOPS} {mark(two >= TWO_HOPS)}"
+            plural = "streams" if streams > 1 else "stream"
+            rows.append([f"{text}, {streams} {plural}", *_cells(outcome, f"{figure}_{streams}"), goal])
+    limits = (("load_s", "s from load to first token", LOAD_LIMIT_S), ("unload_s", "s to unload", UNLOAD_LIMIT_S))
+    for figure, text, limit in limits:
+        value = outcome.median(neuron.NEURON, figure)
+        goal = f"≤ {limit:g} {mark(value is not None and value <= limit)}"
+        rows.append([text, *_cells(outcome, figure), goal])
+    return rows
+
+
+def _cells(outcome: Outcome, figure: str) -> list[str]:
+    cells = []
+    for system in (neuron.STOCK, neuron.NEURON, neuron.BOTH):
+        value, ratio = outcome.median(system, figure), outcome.ratio(figure, system, neuron.STOCK)
+        shows_ratio = ratio is not None and system != neuron.STOCK
+        cells.append("–" if value is None else number(value) + (f" (×{ratio:.2f})" if shows_ratio else ""))
+    return cells
+
+
+def neuron_notes(outcome: Outcome, plan: neuron.Plan) -> list[str]:
+    return [
+        machine(),
+        f"{_versions(outcome)}, the tiny model, one thread of arithmetic; answers of {neuron.TOKENS} tokens",
+        f"{plan.rounds} rounds of {plan.seconds:g} s a run; {plan.loads} loads, {plan.stock_starts} starts of stock vLLM",
+        "a number in brackets is divided by stock vLLM's",
+    ]
+
+
+def _versions(outcome: Outcome) -> str:
+    return ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
