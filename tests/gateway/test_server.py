@@ -18,6 +18,7 @@ from cortex_core.fleet import Profile
 from cortex_core.http import ConnectFailed, address_of, bind
 from cortex_gateway import server
 from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.life import Life
 from tests.support.gateway import TINY, Got, Running, gateway
 from tests.support.scripted import HELLO, USAGE, ScriptedNeuron, streams
 from tests.support.until import until_async
@@ -130,7 +131,7 @@ async def test_a_bug_in_the_background_ends_the_process(monkeypatch: pytest.Monk
     monkeypatch.setattr(Dispatcher, "_tick", broken)
     config = CortexConfig(gateway=Gateway(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
     with pytest.raises(ExceptionGroup) as caught:
-        await server.serve(config, Catalogue())
+        await server.serve(config, Catalogue(), Life())
     assert caught.group_contains(ZeroDivisionError)
 
 
@@ -138,7 +139,7 @@ async def test_an_address_that_is_taken_is_named() -> None:
     with bind("127.0.0.1:0") as taken:
         address = address_of(taken)
         with pytest.raises(OSError, match=f"cannot listen on {address}: "):
-            await server.serve(CortexConfig(gateway=Gateway(listen=address)), Catalogue())
+            await server.serve(CortexConfig(gateway=Gateway(listen=address)), Catalogue(), Life())
 
 
 async def test_with_a_certificate_clients_are_served_over_tls(beast: ScriptedNeuron) -> None:
@@ -163,4 +164,4 @@ async def test_a_certificate_that_cannot_be_used_is_named() -> None:
     tls = Tls(certificate=str(FILES / "certificate.pem"), key=str(FILES / "encrypted.pem"))
     config = CortexConfig(gateway=Gateway(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"), tls=tls)
     with pytest.raises(ConfigError, match="encrypted"):
-        await server.serve(config, Catalogue())
+        await server.serve(config, Catalogue(), Life())

@@ -15,6 +15,7 @@ from cortex_core.config.cortex import FleetTable, Gateway, NeuronEntry, Tls
 from cortex_core.fleet import Profile
 from cortex_core.gateway_api import FleetView
 from cortex_core.http import BrokenResponse, Client, Response
+from cortex_gateway.life import Life
 from cortex_gateway.server import serve
 from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
@@ -38,6 +39,15 @@ class Got(Struct, frozen=True, kw_only=True):
     @property
     def error(self) -> Any:
         return self.json["error"]
+
+
+class _Told(Life):
+    def __init__(self, addresses: asyncio.Future[tuple[str, str]]) -> None:
+        super().__init__()
+        self._addresses = addresses
+
+    def started(self, address: str, metrics: str) -> None:
+        self._addresses.set_result((address, metrics))
 
 
 class Running:
@@ -126,7 +136,7 @@ async def gateway(
     )
     addresses: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(serve(config, Catalogue(models=tuple(models)), lambda *two: addresses.set_result(two)))
+        task = tasks.create_task(serve(config, Catalogue(models=tuple(models)), _Told(addresses)))
         running = Running(*await addresses, task)
         try:
             yield running

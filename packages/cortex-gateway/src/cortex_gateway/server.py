@@ -7,15 +7,12 @@ its neurons would be worse. SIGTERM and SIGINT drain; a second one does not wait
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import secrets
-import signal
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib import metadata
-from typing import Self
 
 from cortex_core.config import Catalogue, ConfigError, CortexConfig
 from cortex_core.config.cortex import Tls
@@ -26,6 +23,7 @@ from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher, Rules
 from cortex_gateway.ends import Ends
+from cortex_gateway.life import Life, Service, signals
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.catalogue import discovered
 from cortex_gateway.policy.transitions import Discovered, Event, Reported, Reprofiled, empty_fleet
@@ -34,12 +32,7 @@ from cortex_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-Started = Callable[[str, str], None]
-
-YOUNG_OBJECTS = 50_000
-"""So many more made than freed start a collection (CPython's default: 700)."""
 _METRICS_LIMITS = Limits(body_bytes=1024, connections=100)
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Stopped(Exception):
@@ -50,15 +43,15 @@ def main(config: CortexConfig, catalogue: Catalogue) -> int:
     """Serve until a signal; the process's exit status."""
     set_up_logs()
     try:
-        run(serve(config, catalogue, lambda *_: _calm_the_collector()))
+        run(serve(config, catalogue, Service()))
     except (OSError, ConfigError) as error:  # a port that is taken, an address that is not ours, a wrong certificate
         log.error("%s", error)
         return 1
     return 0
 
 
-async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = lambda *_: None) -> None:
-    """Serve until a signal, or until cancelled. `started` is told both addresses once they are listened on.
+async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
+    """Serve until `life` stops, by a signal or otherwise, or until cancelled.
 
     Raises:
         OSError: an address cannot be listened on.
@@ -95,14 +88,16 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
         server = Server(guarded, listeners=[listener], limits=limits, errors=errors, ssl_context=ssl_context)
         guarded = _guarded(telemetry.app, config, addresses[1], errors)
         metrics = Server(guarded, listeners=[metrics_listener], limits=_METRICS_LIMITS)
-        stop = stack.enter_context(_Signals()).stop
+        stack.enter_context(signals(life.signalled))
         try:
             async with asyncio.TaskGroup() as tasks, metrics, server:
                 tasks.create_task(dispatcher.run(), name="dispatcher")
                 tasks.create_task(neurons.run(_observer(dispatcher, catalogue)), name="neurons")
+                tasks.create_task(_beat(life, dispatcher, server), name="heartbeat")
                 _say(config, catalogue, *addresses)
-                started(*addresses)
-                await stop.wait()
+                life.started(*addresses)
+                await life.stop.wait()
+                life.stopping()
                 log.info("stopping: %d requests may take %g s to end", server.in_flight, config.gateway.drain_s)
                 await server.drain(config.gateway.drain_s)
                 raise _Stopped
@@ -110,12 +105,11 @@ async def serve(config: CortexConfig, catalogue: Catalogue, started: Started = l
             log.info("stopped")
 
 
-def _calm_the_collector() -> None:
-    """Requests make no cycles, and die by counting; yet each makes enough objects that the collector, as it comes, ran
-    at every few and took a tenth of all time. What is here now stays, so no collection need walk it again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
+async def _beat(life: Life, dispatcher: Dispatcher, server: Server) -> None:
+    while True:
+        up = [neuron.up for neuron in dispatcher.fleet.neurons.values()]
+        life.alive(f"{sum(up)} of {len(up)} neurons up, {server.in_flight} requests")
+        await asyncio.sleep(1.0)
 
 
 def _observer(dispatcher: Dispatcher, catalogue: Catalogue) -> Callable[[Event], None]:
@@ -147,30 +141,6 @@ def _ssl_context(tls: Tls) -> ssl.SSLContext | None:
         return tls_context(tls.certificate, tls.key)
     except ValueError as error:
         raise ConfigError("[tls]", "", str(error)) from error
-
-
-class _Signals:
-    """The first signal asks to stop, the second one ends the process as it would have without us."""
-
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
-
-    def __enter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.add_signal_handler(number, self._stop)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
-            loop.remove_signal_handler(number)
-
-    def _stop(self) -> None:
-        if self.stop.is_set():
-            self.__exit__()
-            signal.raise_signal(signal.SIGTERM)
-        self.stop.set()
 
 
 def _say(config: CortexConfig, catalogue: Catalogue, address: str, metrics: str) -> None:
