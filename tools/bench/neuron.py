@@ -1,8 +1,8 @@
 """`bench neuron`: the same engine behind a neuron, and behind gateway and neuron, beside stock vLLM's own server.
 
 Same checkpoint, same flags, the real engine on the CPU. Nothing is pinned: engine and front end share the cores, as
-they do on a small host. What is compared is tokens a second and TTFT, what a token costs in processor time, all processes
-together, and how long a model takes to come and to go.
+they do on a small host. What is compared is tokens a second and TTFT, what a token costs in processor time, all
+processes together, and how long a model takes to come and to go.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ START_S = 300.0
 # The rest of what a neuron gives its engines on a CPU, in the command line's words.
 FLAGS = [
     *("--max-model-len", str(CONTEXT), "--kv-cache-memory-bytes", str(KV_MB << 20), "--enforce-eager"),
-    *("--enable-prefix-caching", "--load-format", "safetensors"),
+    *("--enable-prefix-caching", "--load-format", "safetensors", "--scheduling-policy", "priority"),
+    *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
 ]
 ENGINE_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
