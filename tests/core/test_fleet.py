@@ -190,11 +190,12 @@ def test_replicas_are_found_with_their_neurons_in_order() -> None:
 
 
 def test_a_neuron_finds_its_replica_and_a_profiles_checkpoint() -> None:
-    host = Neuron(name="n", replicas=(replica("a"),), checkpoints=(Checkpoint(name="folder"), Checkpoint(name="m")))
+    folders = {name: Checkpoint(name=name) for name in ("folder", "m")}
+    host = Neuron(name="n", replicas=(replica("a"),), checkpoints=folders)
     assert host.replica("a") is host.replicas[0]
     assert host.replica("b") is None
-    assert host.checkpoint(Profile(id="x", source="folder")) is host.checkpoints[0]
-    assert host.checkpoint(Profile(id="m")) is host.checkpoints[1]
+    assert host.checkpoint(Profile(id="x", source="folder")) is folders["folder"]
+    assert host.checkpoint(Profile(id="m")) is folders["m"]
     assert host.checkpoint(Profile(id="x")) is None
 
 

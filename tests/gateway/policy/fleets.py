@@ -28,6 +28,8 @@ def replica(model: str, vram_mb: int = 16_000, *, on: Iterable[int] = (0,), **fi
 
 def neuron(name: str = "n1", *replicas: Replica, **fields: Any) -> Neuron:
     values = {"up": True, "instance_id": f"{name}.1", "devices": (card(),), "simulated": True, **fields}
+    values["known"] = {(entry.model, entry.digest): entry for entry in fields.get("known", ())}
+    values["checkpoints"] = {entry.name: entry for entry in fields.get("checkpoints", ())}
     return Neuron(name=name, replicas=replicas, **values)
 
 

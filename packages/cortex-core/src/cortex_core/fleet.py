@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -71,7 +72,7 @@ class Replicas(Struct, frozen=True, forbid_unknown_fields=True):
     max: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
-class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """What models.toml says of a model."""
 
     id: ModelId
@@ -97,10 +98,19 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return self.residency_priority
         return 1000 if self.pinned_on else 100
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Of the engine options alone: two profiles of one digest are served by the same replica."""
-        options = msgspec.json.encode({"source": self.source or self.id, "engine": self.engine}, order="deterministic")
+        """Of what decides how the engine runs: two profiles of one digest are served by the same replica.
+
+        `startup` is of it, for what was learned (how long a load takes, what it needs, that it fails) holds for one.
+        """
+        what = {
+            "source": self.source or self.id,
+            "startup": self.startup,
+            "adapters": self.adapters,
+            "engine": self.engine,
+        }
+        options = msgspec.json.encode(what, order="deterministic")
         return hashlib.blake2b(options, digest_size=8).hexdigest()
 
 
@@ -232,8 +242,8 @@ class Neuron(Struct, frozen=True, kw_only=True):
     seq: int = -1
     devices: tuple[Device, ...] = ()
     replicas: tuple[Replica, ...] = ()
-    checkpoints: tuple[Checkpoint, ...] = ()
-    known: tuple[Known, ...] = ()
+    checkpoints: Mapping[str, Checkpoint] = {}  # by folder
+    known: Mapping[tuple[str, str], Known] = {}  # by (model, digest)
     failures: tuple[Failure, ...] = ()
     demand: Mapping[str, Mapping[str, Demand]] = {}  # gateway → model → what it has waiting
     pins: Mapping[str, bool] = {}  # an operator's word on a model, over the catalogue's
@@ -247,8 +257,7 @@ class Neuron(Struct, frozen=True, kw_only=True):
         return next((r for r in self.replicas if r.id == replica_id), None)
 
     def checkpoint(self, profile: Profile) -> Checkpoint | None:
-        folder = profile.source or profile.id
-        return next((c for c in self.checkpoints if c.name == folder), None)
+        return self.checkpoints.get(profile.source or profile.id)
 
     def free_mb(self, device: Device) -> int:
         """What no replica holds and no stranger uses. May be negative when a stranger took what was promised."""

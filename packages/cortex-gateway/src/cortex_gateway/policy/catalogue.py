@@ -76,10 +76,9 @@ class Merged:
 def feasible(fleet: Fleet, neuron: Neuron) -> dict[str, int]:
     """The profiles that an empty `neuron` could hold, with the context in tokens that the checkpoint promises."""
     picture = Picture(fleet=fleet, now=0.0)
-    folders = {checkpoint.name: checkpoint for checkpoint in neuron.checkpoints}
     found = {}
     for profile in fleet.profiles.values():
-        checkpoint = folders.get(profile.source or profile.id)
+        checkpoint = neuron.checkpoint(profile)
         if _can_serve(checkpoint, neuron) and _has_room(neuron.devices, profile, picture.need_mb(profile, neuron)):
             found[profile.id] = checkpoint.context if checkpoint is not None else 0
     return found
@@ -91,7 +90,7 @@ def discovered(fleet: Fleet) -> dict[str, Profile]:
         name: None
         for neuron in fleet.neurons.values()
         for name in (
-            *(checkpoint.name for checkpoint in neuron.checkpoints if not checkpoint.problem),
+            *(checkpoint.name for checkpoint in neuron.checkpoints.values() if not checkpoint.problem),
             *(replica.model for replica in neuron.replicas),
         )
     }

@@ -70,7 +70,7 @@ def leaver(picture: Picture, neuron: Neuron, device: Device, replica: Replica) -
 
 def return_cost_s(neuron: Neuron, replica: Replica) -> float:
     """What letting it go is expected to cost later: how often it is used times how long its load takes."""
-    known = next((k for k in neuron.known if (k.model, k.digest) == (replica.model, replica.digest)), None)
+    known = neuron.known.get((replica.model, replica.digest))
     load_s = replica.load_s or (known.load_s if known else 0.0)
     if not load_s:
         load_s = sum(share.memory_mb for share in replica.devices) / LOAD_MB_PER_S

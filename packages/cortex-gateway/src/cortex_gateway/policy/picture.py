@@ -99,9 +99,9 @@ class Picture(Struct, frozen=True, kw_only=True):
         """What the model takes there in all, in megabytes; 0: unknown here, the neuron will fit it."""
         if profile.vram_mb:
             return profile.vram_mb
-        for known in neuron.known:
-            if (known.model, known.digest) == (profile.id, profile.digest) and known.weights_mb:
-                return known.weights_mb + known.overhead_mb
+        known = neuron.known.get((profile.id, profile.digest))
+        if known is not None and known.weights_mb:
+            return known.weights_mb + known.overhead_mb
         checkpoint = neuron.checkpoint(profile)
         if checkpoint is not None and checkpoint.need_mb:
             return checkpoint.need_mb

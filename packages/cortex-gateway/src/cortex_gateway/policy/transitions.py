@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, structs
 
-from cortex_core.fleet import Failure, Fleet, Neuron, Profile, Replica, State
+from cortex_core.fleet import Checkpoint, Failure, Fleet, Neuron, Profile, Replica, State
 from cortex_core.neuron_api import DemandEvent, Discovery, Gauges, ReplicaEvent, Report
 
 GONE = frozenset({State.ABSENT, State.FAILED})
@@ -102,7 +102,7 @@ def _after(neuron: Neuron, event: Event) -> Neuron:
             return _reported(neuron, report, event.at)
         case Discovered(discovery=found):
             same = found.instance_id == neuron.instance_id
-            return structs.replace(neuron, checkpoints=found.checkpoints) if same else neuron
+            return structs.replace(neuron, checkpoints=_folders(found.checkpoints)) if same else neuron
         case ReplicaChanged():
             return _changed(neuron, event) if event.instance_id == neuron.instance_id else neuron
         case Answered():
@@ -132,8 +132,8 @@ def _reported(neuron: Neuron, report: Report, at: float) -> Neuron:
         build=report.build,
         devices=report.devices,
         replicas=tuple(replica for replica in report.replicas if replica.state not in GONE),
-        checkpoints=report.checkpoints or (neuron.checkpoints if same else ()),
-        known=report.known,
+        checkpoints=_folders(report.checkpoints) or (neuron.checkpoints if same else {}),
+        known={(known.model, known.digest): known for known in report.known},
         failures=report.failures,
         demand=report.demand,
         pins=report.pins,
@@ -141,6 +141,10 @@ def _reported(neuron: Neuron, report: Report, at: float) -> Neuron:
         simulated=report.simulated,
         at=at,
     )
+
+
+def _folders(checkpoints: Iterable[Checkpoint]) -> dict[str, Checkpoint]:
+    return {checkpoint.name: checkpoint for checkpoint in checkpoints}
 
 
 def _changed(neuron: Neuron, event: ReplicaChanged) -> Neuron:

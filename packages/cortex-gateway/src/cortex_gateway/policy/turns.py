@@ -20,10 +20,8 @@ def turn_s(load_s: float) -> float:
 
 def load_s(neuron: Neuron, profile: Profile, need_mb: int) -> float:
     """What its load there takes: measured, else estimated from its size."""
-    for known in neuron.known:
-        if (known.model, known.digest) == (profile.id, profile.digest) and known.load_s:
-            return known.load_s
-    return need_mb / LOAD_MB_PER_S
+    known = neuron.known.get((profile.id, profile.digest))
+    return known.load_s if known is not None and known.load_s else need_mb / LOAD_MB_PER_S
 
 
 def overdue_s(load_s: float, competing: int) -> float:
