@@ -193,6 +193,10 @@ MISTAKES = {
         "unknown key; did you mean `context`?",
     ),
     "no devices": Mistake("models", '[[models]]\nid = "a"\nmin_devices = 0', "[[models]] #1 min_devices", ">= 1"),
+    "startup": Mistake("models", '[[models]]\nid = "a"\nstartup = "slow"', "[[models]] #1 startup", "'slow'"),
+    "adapter folder climbing": Mistake(
+        "models", '[[models]]\nid = "a"\nadapters = { b = "../etc" }', "[[models]] #1 [adapters] ?", "regex"
+    ),
     "models as table": Mistake("models", '[models]\nid = "a"', "models", "expected `array`, got `object`"),
     "models of numbers": Mistake("models", "models = [1]", "[[models]] #1", "expected `object`, got `int`"),
     # neuron.toml

@@ -43,7 +43,7 @@ def fleet(*replicas: Replica, **fields: int) -> Fleet:
 
 # -------------------------------------------------------------------------------------------------------- profile
 
-OPTIONS = {"id", "source", "engine"}
+OPTIONS = {"id", "source", "startup", "adapters", "engine"}
 
 
 @pytest.mark.parametrize("field", [f.name for f in structs.fields(Profile) if f.name not in OPTIONS])
@@ -68,6 +68,9 @@ def test_other_engine_options_or_another_checkpoint_are_another_digest() -> None
         Profile(id="m", engine={"max_model_len": 8192}),
         Profile(id="m", engine={"max_model_len": "4096"}),
         Profile(id="m", engine={"max_model_len": 4096, "enforce_eager": True}),
+        Profile(id="m", startup="fast"),
+        Profile(id="m", startup="max"),
+        Profile(id="m", adapters={"pirate": "adapters/pirate"}),
     ]
     assert len({profile.digest for profile in profiles}) == len(profiles)
 

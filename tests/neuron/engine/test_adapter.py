@@ -124,6 +124,47 @@ def test_a_gpus_share_is_what_was_placed_and_a_cpu_runs_eagerly(tmp_path: Path) 
     assert "enforce_eager" not in on_gpu
 
 
+EAGER = {"enforce_eager": True, "enable_flashinfer_autotune": False}
+FEW = {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32]}
+
+
+@pytest.mark.parametrize(
+    ("startup", "options", "expected"),
+    [
+        ("fast", {}, EAGER),
+        ("balanced", {}, FEW),
+        ("max", {}, {}),
+        ("fast", {"max_num_seqs": 4}, EAGER),
+        ("fast", {"enforce_eager": False}, {}),  # the profile's own word wins
+        ("balanced", {"max_cudagraph_capture_size": 256}, {}),
+        ("balanced", {"compilation_config": {"cudagraph_mode": "NONE"}}, {}),
+        ("balanced", {"optimization_level": 1}, {}),
+    ],
+)
+def test_startup_on_a_gpu(tmp_path: Path, startup: str, options: dict[str, Any], expected: dict[str, Any]) -> None:
+    of_startup = {*EAGER, *FEW, "compilation_config", "max_cudagraph_capture_size", "optimization_level"}
+    told = chosen(tmp_path, total_memory_mb=1000, memory_mb=250, startup=startup, options=options)
+    assert {name: value for name, value in told.items() if name in of_startup} == expected
+
+
+@pytest.mark.parametrize("startup", ["fast", "balanced", "max"])
+def test_startup_on_a_cpu_is_always_the_quick_one(tmp_path: Path, startup: str) -> None:
+    told = chosen(tmp_path, startup=startup)
+    assert told["enforce_eager"]
+    assert "cudagraph_capture_sizes" not in told
+
+
+def test_every_option_of_startup_is_one_of_the_engine() -> None:
+    from neuron.engines.vllm import arguments
+
+    fields = {
+        node.target.id
+        for node in ast.walk(source("vllm.engine.arg_utils"))
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    assert {name for options in arguments.STARTUP.values() for name in options} <= fields
+
+
 @pytest.mark.parametrize(
     ("template", "parser"),
     [

@@ -24,6 +24,8 @@ ModelId = Annotated[
         description="a model id: letters, digits and ._:@+- in at most two parts with a slash between",
     ),
 ]
+Startup = Literal["fast", "balanced", "max"]
+"""What a load takes its time for: the first token, tokens for long after, or something of both."""
 NeuronName = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z", description="a name of letters, digits and ._- (64 at most)"),
@@ -89,6 +91,9 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
     limit: Limit = Limit()
     cost: Cost = Cost()
     capabilities: tuple[str, ...] = ()
+    defaults: dict[str, Any] = {}  # request parameters, where the client gives none
+    startup: Startup = "balanced"
+    adapters: dict[ModelId, ModelId] = {}  # LoRA: a model's name → a folder under the neuron's models_dir
     engine: dict[str, Any] = {}
 
     @property
@@ -155,6 +160,7 @@ class Replica(Struct, frozen=True, kw_only=True):
     context: int = 0  # tokens
     kv_tokens: int = 0
     tasks: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()  # models that it serves besides its own
     pinned: bool = False
     tier: Literal["running", "asleep", ""] = ""
     evictable_in_s: float = 0.0

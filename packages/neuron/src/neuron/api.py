@@ -77,7 +77,8 @@ class Api:
 
     async def served(self, _request: Request, send: Send) -> None:
         """`GET /v1/models`: what is loaded, for a client that talks to one neuron alone."""
-        names = sorted({replica.model for replica in self._replicas.views() if replica.state.value == "ready"})
+        ready = [replica for replica in self._replicas.views() if replica.state.value == "ready"]
+        names = sorted({name for replica in ready for name in (replica.model, *replica.adapters)})
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "cortex"} for name in names]
         await respond_json(send, 200, {"object": "list", "data": data})
 

@@ -82,7 +82,7 @@ class Relay:
             model = _named.decode(body).model
         except msgspec.DecodeError as error:
             raise Refused("bad_request", str(error), field="model") from error
-        residents = self._replicas.of(model)
+        residents = self._replicas.serving(model)
         if not residents:
             raise Refused("not_loaded", f"{model[:ID_LIMIT]} is not loaded here", instance_id=self._instance_id)
         return next((r for r in residents if r.state is State.READY), residents[0])

@@ -66,6 +66,10 @@ class Replicas:
         found = [resident for resident in self._residents.values() if resident.model == model]
         return sorted(found, key=lambda r: r.claimed_by is not None or r.state in (State.UNLOADING, State.DRAINING))
 
+    def serving(self, model: str) -> list[Resident]:
+        """The residents that answer for a name: of that model, else with an adapter of that name."""
+        return self.of(model) or [resident for resident in self if model in resident.profile.adapters]
+
     def held_mb(self) -> dict[str, int]:
         """Device → what all replicas hold of it."""
         held: dict[str, int] = {}
@@ -132,6 +136,8 @@ class Replicas:
             kv_cache_mb=fitted.kv_cache_mb,
             context=fitted.context,
             options=dict(profile.engine),
+            startup=profile.startup,
+            adapters={name: self._host.models_dir / folder for name, folder in profile.adapters.items()},
             socket=Path(self._config.neuron.run_dir) / f"{self._started}.sock",
             log=Path(self._config.neuron.state_dir) / "logs" / f"{resident.id}.log",
         )

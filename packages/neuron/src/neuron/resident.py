@@ -138,6 +138,7 @@ class Resident:
             context=self.context,
             kv_tokens=self.kv_tokens,
             tasks=self.tasks,
+            adapters=tuple(self.profile.adapters),
             pinned=pinned,
             tier="running" if self.engine else "",
             evictable_in_s=self.evictable_in_s(demanded),

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from cortex_core.fleet import Startup
+
 
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One load, decided: everything an engine host needs, nothing it must ask for."""
@@ -24,6 +26,8 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_mb: int  # the part of it that is KV cache
     context: int  # tokens; 0: what the checkpoint says
     options: dict[str, Any]  # engine options of the profile, the engine's own names
+    startup: Startup = "balanced"
+    adapters: dict[str, Path] = {}  # name of a model → the LoRA adapter's folder
     socket: Path  # where the engine host listens
     log: Path  # what the engine prints
 

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cortex_core.fleet import Startup
 from neuron.engines.base import LoadSpec
 from neuron.engines.vllm import adapter
 
@@ -30,6 +31,19 @@ _TOOL_PARSERS = (  # what a chat template says -> the parser for it; the first t
     ("[TOOL_CALLS]", "mistral"),
     ("<|python_tag|>", "llama3_json"),
 )
+
+
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+
+STARTUP: Mapping[Startup, Mapping[str, Any]] = {
+    "fast": {"enforce_eager": True, "enable_flashinfer_autotune": False},  # nothing compiled, captured or tuned
+    "balanced": {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32]},  # compiled, which is cached; few graphs
+    "max": {},  # as vLLM does it: a graph for every size
+}
+_OF_STARTUP = frozenset({  # a profile that says one of these has decided for itself
+    "compilation_config", "cudagraph_capture_sizes", "enforce_eager", "max_cudagraph_capture_size",
+    "optimization_level",
+})  # fmt: skip
 
 
 class BadOption(ValueError):
@@ -106,7 +120,33 @@ def _decided(spec: LoadSpec) -> dict[str, Any]:
     }
     if spec.context:
         decided["max_model_len"] = spec.context
-    return decided
+    return decided | _adapters(spec)
+
+
+def _adapters(spec: LoadSpec) -> dict[str, Any]:
+    """LoRA adapters that are loaded with the model and served under names of their own."""
+    if not spec.adapters:
+        return {}
+    rank = max(_rank(name, folder) for name, folder in spec.adapters.items())
+    modules = [{"name": n, "path": str(f), "base_model_name": spec.model} for n, f in spec.adapters.items()]
+    return {
+        "enable_lora": True,
+        "lora_modules": [json.dumps(module) for module in modules],
+        "max_loras": len(modules),
+        "max_lora_rank": next((allowed for allowed in _RANKS if allowed >= rank), rank),
+    }
+
+
+def _rank(name: str, folder: Path) -> int:
+    try:
+        rank = json.loads((folder / "adapter_config.json").read_bytes())["r"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadOption(f"adapter {name}: no LoRA adapter at {folder}: {type(error).__name__}: {error}") from error
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise BadOption(f"adapter {name}: {folder} has no adapter_model.safetensors, and nothing else is loaded")
+    if not isinstance(rank, int):
+        raise BadOption(f"adapter {name}: its rank is no number: {rank!r}")
+    return rank
 
 
 def defaults(spec: LoadSpec, options: Mapping[str, Any], total_memory_mb: int) -> dict[str, Any]:
@@ -127,6 +167,8 @@ def defaults(spec: LoadSpec, options: Mapping[str, Any], total_memory_mb: int) -
     if not total_memory_mb:
         chosen["enforce_eager"] = True
     else:
+        if not _OF_STARTUP & set(options):
+            chosen |= STARTUP[spec.startup]
         chosen["gpu_memory_utilization"] = round(min(0.98, max(0.01, spec.memory_mb / total_memory_mb)), 4)
     if spec.checkpoint is not None and "tool_call_parser" not in options:
         template = chat_template(spec.checkpoint, options.get("chat_template"))
