@@ -207,7 +207,7 @@ class Response:
             while not connection.status:
                 if connection.error is not None:
                     raise connection.error
-                await connection.wait()
+                await connection.changed()
         except BaseException:
             connection.transport.abort()
             raise
@@ -251,12 +251,12 @@ class Response:
         """Whatever has arrived, joined; waits for at least a byte. b"" at the clean end; BrokenResponse at any other,
         after all that came before it has been given."""
         connection = self._connection
-        while not connection.has_data:
+        while not connection.pieces:
             if connection.complete:
                 return b""
             if connection.error is not None:
                 raise connection.error
-            await connection.wait()
+            await connection.changed()
         return connection.take()
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -278,6 +278,6 @@ class Response:
                 if connection.told_to_go_on:
                     connection.send_body(self._body)
                 else:
-                    await connection.wait()
+                    await connection.changed()
         finally:
             timer.cancel()

@@ -46,6 +46,8 @@ class AnswerFraming:
 
     def piece(self, data: bytes, *, last: bool) -> bytes:
         """The bytes to write for this much of the body. Raises ValueError when they miss the declared length."""
+        if self._chunked and not self._head and data and not last:  # most pieces of most streams
+            return b"%x\r\n%b\r\n" % (len(data), data)
         if self._bodyless:
             data = b""
         if self._remaining is not None:

@@ -45,7 +45,6 @@ class Upstream(asyncio.Protocol):
         "_loop",
         "_parser",
         "_paused",
-        "_pieces",
         "_waiter",
         "answered",
         "closed",
@@ -53,6 +52,7 @@ class Upstream(asyncio.Protocol):
         "error",
         "headers",
         "idle_since",
+        "pieces",
         "reusable",
         "socket_fd",
         "status",
@@ -82,7 +82,7 @@ class Upstream(asyncio.Protocol):
         self.waits_to_send = False  # the body waits for 100 Continue
         self._head_bytes = 0
         self._interim = 0
-        self._pieces: list[bytes] = []
+        self.pieces: list[bytes] = []  # of the body, that nobody has taken yet
         self._held = 0
         self._paused = False
 
@@ -172,7 +172,7 @@ class Upstream(asyncio.Protocol):
         self._wake()
 
     def on_body(self, piece: bytes) -> None:
-        self._pieces.append(piece)
+        self.pieces.append(piece)
         self._held += len(piece)
         if self._held > _HOLD_BYTES and not self._paused:
             self._paused = True
@@ -200,25 +200,18 @@ class Upstream(asyncio.Protocol):
 
     def take(self) -> bytes:
         """What has arrived."""
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces = []
+        data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces = []
         self._held = 0
         if self._paused and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
         return data
 
-    @property
-    def has_data(self) -> bool:
-        return bool(self._pieces)
-
-    async def wait(self) -> None:
-        """Until something has changed: the head, a piece of the body, the end, or an error."""
+    def changed(self) -> asyncio.Future[None]:
+        """To be awaited: something changes then: the head, a piece of the body, the end, or an error."""
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
