@@ -78,22 +78,25 @@ class Stage:
 def _await(system: System, child: Child, start_s: float) -> None:
     """Until it answers a chat completion."""
     deadline = time.monotonic() + start_s
-    while not _answers(system.port):
+    while problem := _problem(system.port):
         if child.ended:
             raise Missing(f"{system.name} ended at once:\n{child.last_lines()}")
         if time.monotonic() > deadline:
-            raise Missing(f"{system.name} did not answer within {start_s:g} s")
+            raise Missing(f"{system.name} did not answer within {start_s:g} s: {problem}\n{child.last_lines()}")
         time.sleep(0.05)
 
 
-def _answers(port: int) -> bool:
+def _problem(port: int) -> str:
+    """Why a chat completion is not answered; empty when it is."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     headers = {"content-type": "application/json", "authorization": "Bearer sk-bench"}
     try:
         connection.request("POST", "/v1/chat/completions", request(), headers)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = connection.getresponse()
+        said = answer.read()
+        return "" if answer.status == 200 else f"{answer.status} {said[:300]!r}"
+    except (OSError, http.client.HTTPException) as error:
+        return str(error)
     finally:
         connection.close()
 

@@ -122,7 +122,7 @@ def neuron_notes(outcome: Outcome, plan: neuron.Plan) -> list[str]:
     return [
         machine(),
         f"{_versions(outcome)}, the tiny model, one thread of arithmetic; answers of {neuron.TOKENS} tokens",
-        f"{plan.rounds} rounds of {plan.seconds:g} s a run; {plan.loads} loads; {plan.stock_starts} starts of stock vLLM",
+        f"{plan.rounds} rounds of {plan.seconds:g} s; {plan.loads} loads; {plan.stock_starts} starts of stock vLLM",
         "a number in brackets is divided by stock vLLM's",
     ]
 
