@@ -67,7 +67,7 @@ def test_the_engine_is_imported_at_home_only() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("daemon", ["neuron.main", "cortex_gateway.server"])
+@pytest.mark.parametrize("daemon", ["neuron.main", "cortex_gateway.main"])
 def test_a_daemon_never_imports_the_engine(daemon: str) -> None:
     assert daemon in modules()
     found = [

@@ -185,7 +185,7 @@ def test_serve_without_the_gateway_says_how_to_install_it(
     cortex: Cortex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cortex.toml").write_text("")
-    monkeypatch.delitem(sys.modules, "cortex_gateway.server", raising=False)
+    monkeypatch.delitem(sys.modules, "cortex_gateway.main", raising=False)
     monkeypatch.setitem(sys.modules, "cortex_gateway", None)  # what the interpreter does of a module that is not there
     ran = cortex("serve", "--config", str(tmp_path / "cortex.toml"))
     assert (ran.code, ran.out) == (Exit.FAILED, "")

@@ -274,8 +274,18 @@ class NeuronProcess(Daemon):
 class GatewayProcess(Daemon):
     """A gateway, started by `cortex serve` as an operator would."""
 
-    def __init__(self, config: Path, log: Path, port: int, metrics_port: int) -> None:
-        super().__init__("gateway", entry_point("cortex_cli.main", "serve", "--config", str(config)), log, port)
+    def __init__(
+        self,
+        config: Path,
+        log: Path,
+        port: int,
+        metrics_port: int,
+        *,
+        arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        command = entry_point("cortex_cli.main", "serve", "--config", str(config), *arguments)
+        super().__init__("gateway", command, log, port, environ)
         self.config = config
         self.metrics_port = metrics_port
 
@@ -353,6 +363,8 @@ class Host:
         name: str = "gateway",
         tables: Mapping[str, Mapping[str, Any]] | None = None,
         follows: int | None = None,
+        arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> GatewayProcess:
         """A gateway that follows its neurons (all, or so many); `tables` go over cortex.toml's, key by key."""
         home = self.folder / name
@@ -365,7 +377,9 @@ class Host:
         for table, values in (tables or {}).items():
             config[table] = {**config.get(table, {}), **values}
         write(home / "models.toml", {"models": [dict(model) for model in models]})
-        gateway = GatewayProcess(write(home / "cortex.toml", config), home / "log", port, metrics_port)
+        gateway = GatewayProcess(
+            write(home / "cortex.toml", config), home / "log", port, metrics_port, arguments=arguments, environ=environ
+        )
         self.processes.append(gateway)
         gateway.start()
         gateway.until_follows(len(neurons) if follows is None else follows)

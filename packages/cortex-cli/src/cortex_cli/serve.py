@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from cortex_cli.failures import Exit, Failure
 
@@ -23,20 +24,24 @@ MODELS = Path("/etc/cortex/models.toml")
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"The gateway's configuration.  [default: {CONFIG}, where it exists]",
 )
+@click.option("--processes", type=click.IntRange(1, 256), help="Over `[gateway] processes`: so many whole gateways.")
 @click.pass_context
-def serve(context: click.Context, config: Path | None) -> None:
+def serve(context: click.Context, config: Path | None, processes: int | None) -> None:
     """Run the gateway.
 
     Without any configuration it serves what one neuron on this host (127.0.0.1:13131) has.
     """
     settings, catalogue = configuration(config)
     try:
-        from cortex_gateway.server import main
+        from cortex_gateway.main import main
     except ModuleNotFoundError as missing:
-        if missing.name not in ("cortex_gateway", "cortex_gateway.server"):
+        if missing.name not in ("cortex_gateway", "cortex_gateway.main"):
             raise
         hint = "install it from the same checkout (pip install ./packages/cortex-core ./packages/cortex-gateway)"
         raise Failure(Exit.FAILED, "not_installed", f"the gateway is not installed: {hint}") from missing
+    if processes:
+        gateway = msgspec.structs.replace(settings.gateway, processes=processes)
+        settings = msgspec.structs.replace(settings, gateway=gateway)
     context.exit(main(settings, catalogue))
 
 

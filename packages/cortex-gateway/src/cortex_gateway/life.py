@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cortex_core.config import Catalogue, CortexConfig
+from cortex_core.config.values import is_loopback
 from cortex_core.notify import Notifier
+
+log = logging.getLogger(__name__)
 
 YOUNG_OBJECTS = 50_000
 """So many more made than freed start a collection (CPython's default: 700)."""
@@ -41,12 +46,21 @@ class Life:
 class Service(Life):
     """A process of its own, perhaps under systemd."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: CortexConfig, catalogue: Catalogue) -> None:
         super().__init__()
+        self._config = config
+        self._models = f"{len(catalogue.models)} models" if catalogue.models else "what lies there"
         self._notifier = Notifier()
 
-    def started(self, address: str, metrics: str) -> None:  # noqa: ARG002 - both stand in the log
+    def started(self, address: str, metrics: str) -> None:
         calm_the_collector()
+        neurons, models = len(self._config.neurons), self._models
+        scheme = "https" if self._config.tls.certificate else "http"
+        log.info(
+            "serving %s from %d neurons at %s://%s, metrics at http://%s", models, neurons, scheme, address, metrics
+        )
+        if not is_loopback(address):
+            log.warning("%s is open to everybody who can reach it: there are no API keys", address)
         self._notifier.ready()
 
     def alive(self, status: str) -> None:

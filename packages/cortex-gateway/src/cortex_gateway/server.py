@@ -1,4 +1,4 @@
-"""`cortex serve`: one process, one TaskGroup that owns servers and background tasks.
+"""One gateway: one process, one TaskGroup that owns servers and background tasks.
 
 A bug in a background task ends the process, and systemd starts it again: a gateway that answers while nobody follows
 its neurons would be worse. SIGTERM and SIGINT drain; a second one does not wait.
@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib import metadata
 
-from cortex_core.config import Catalogue, ConfigError, CortexConfig
-from cortex_core.config.cortex import Tls
-from cortex_core.config.values import is_loopback
-from cortex_core.http import ASGIApp, HostGuard, Limits, Server, address_of, bind, own_names, run, tls_context
-from cortex_core.logs import set_up_logs
+from cortex_core.config import Catalogue, CortexConfig
+from cortex_core.http import ASGIApp, Limits, Server, address_of, bind
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher, Rules
 from cortex_gateway.ends import Ends
-from cortex_gateway.life import Life, Service, signals
+from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, ssl_context
+from cortex_gateway.life import Life, signals
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.catalogue import discovered
 from cortex_gateway.policy.transitions import Discovered, Event, Reported, Reprofiled, empty_fleet
@@ -32,22 +29,9 @@ from cortex_gateway.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-_METRICS_LIMITS = Limits(body_bytes=1024, connections=100)
-
 
 class _Stopped(Exception):
     """The servers have drained: the background tasks may end."""
-
-
-def main(config: CortexConfig, catalogue: Catalogue) -> int:
-    """Serve until a signal; the process's exit status."""
-    set_up_logs()
-    try:
-        run(serve(config, catalogue, Service()))
-    except (OSError, ConfigError) as error:  # a port that is taken, an address that is not ours, a wrong certificate
-        log.error("%s", error)
-        return 1
-    return 0
 
 
 async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
@@ -58,7 +42,7 @@ async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
         ConfigError: certificate or key cannot be used.
         ExceptionGroup: a background task failed.
     """
-    gateway, version, ssl_context = secrets.token_hex(4), _version(), _ssl_context(config.tls)
+    gateway, version, context = secrets.token_hex(4), _version(), ssl_context(config.tls)
     ids, telemetry = Ids(gateway), Telemetry(version)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(bind(config.gateway.listen))
@@ -81,20 +65,19 @@ async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
         )
         telemetry.watch(dispatcher)
         relay = Relay(dispatcher, neurons, gateway=gateway, token=config.fleet.token, on_end=ends.ended)
-        app = build(config.gateway, dispatcher, neurons, relay, telemetry, ids, version=version)
+        app: ASGIApp = build(config.gateway, dispatcher, neurons, relay, telemetry, ids, version=version)
         errors = ServerErrors(ids)
         limits = Limits(body_bytes=config.gateway.max_body_mb << 20, keep_alive_s=120.0)
-        guarded = _guarded(app, config, addresses[0], errors)
-        server = Server(guarded, listeners=[listener], limits=limits, errors=errors, ssl_context=ssl_context)
-        guarded = _guarded(telemetry.app, config, addresses[1], errors)
-        metrics = Server(guarded, listeners=[metrics_listener], limits=_METRICS_LIMITS)
+        app = guarded(app, config, addresses[0], errors)
+        server = Server(app, listeners=[listener], limits=limits, errors=errors, ssl_context=context)
+        exposition = guarded(Exposition(telemetry.metrics), config, addresses[1], errors)
+        metrics = Server(exposition, listeners=[metrics_listener], limits=METRICS_LIMITS)
         stack.enter_context(signals(life.signalled))
         try:
             async with asyncio.TaskGroup() as tasks, metrics, server:
                 tasks.create_task(dispatcher.run(), name="dispatcher")
                 tasks.create_task(neurons.run(_observer(dispatcher, catalogue)), name="neurons")
                 tasks.create_task(_beat(life, dispatcher, server), name="heartbeat")
-                _say(config, catalogue, *addresses)
                 life.started(*addresses)
                 await life.stop.wait()
                 life.stopping()
@@ -126,30 +109,6 @@ def _observer(dispatcher: Dispatcher, catalogue: Catalogue) -> Callable[[Event],
             dispatcher.observe(Reprofiled(found))
 
     return observe
-
-
-def _guarded(app: ASGIApp, config: CortexConfig, address: str, errors: ServerErrors) -> ASGIApp:
-    """For browsers that are made to ask: only by our own names (F63)."""
-    names, any_address = own_names(address)
-    return HostGuard(app, hosts={*config.gateway.hosts, *names}, any_address=any_address, errors=errors)
-
-
-def _ssl_context(tls: Tls) -> ssl.SSLContext | None:
-    if not tls.certificate:
-        return None
-    try:
-        return tls_context(tls.certificate, tls.key)
-    except ValueError as error:
-        raise ConfigError("[tls]", "", str(error)) from error
-
-
-def _say(config: CortexConfig, catalogue: Catalogue, address: str, metrics: str) -> None:
-    models = f"{len(catalogue.models)} models" if catalogue.models else "what lies there"
-    neurons = len(config.neurons)
-    scheme = "https" if config.tls.certificate else "http"
-    log.info("serving %s from %d neurons at %s://%s, metrics at http://%s", models, neurons, scheme, address, metrics)
-    if not is_loopback(address):
-        log.warning("%s is open to everybody who can reach it: there are no API keys", address)
 
 
 def _version() -> str:

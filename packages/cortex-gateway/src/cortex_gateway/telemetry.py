@@ -7,23 +7,19 @@ tables), never from a client.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cortex_core.errors import Dialect
 from cortex_core.fleet import MEBIBYTE, Fleet, Neuron
-from cortex_core.http import Receive, Request, Scope, Send, respond
 from cortex_core.metrics import METRICS
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.record import CLIENT_LEFT, Record
 from cortex_gateway.swaps import SwapRecord
 from cortex_gateway.tallies import Tallies
-
-_PATHS = ("/metrics", "/")
 
 
 class _Cells:
@@ -101,16 +97,9 @@ class Telemetry:
         for model in swap.victims:
             tallies.count("cortex_evictions_total", swap.neuron, model).value += 1
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The metrics port."""
-        request = Request(scope, receive)
-        if request.path not in _PATHS:
-            await respond(send, 404, b"metrics are at /metrics\n", content_type=b"text/plain")
-        elif request.method not in ("GET", "HEAD"):
-            await respond(send, 405, b"", [(b"allow", b"GET, HEAD")], b"text/plain")
-        else:
-            encode, kind = choose_encoder(request.header("accept") or "")
-            await respond(send, 200, encode(self.registry), content_type=kind.encode())
+    async def metrics(self) -> Iterable[Metric]:
+        """What is known now."""
+        return self.registry.collect()
 
 
 class _Gauges(Collector):

@@ -17,6 +17,7 @@ from cortex_core.fleet import NeuronName
 class Gateway(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: Address = "127.0.0.1:31313"
     metrics_listen: Address = "127.0.0.1:31314"
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1  # each a whole gateway, on the same port
     hosts: tuple[str, ...] = ()  # names it is asked by; empty: localhost, and beyond loopback this host's own
     hold_s: Seconds = 240.0  # how long a streaming request may wait for its lease
     hold_not_streaming_s: Seconds = 120.0
