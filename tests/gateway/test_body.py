@@ -10,9 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex_core.errors import CortexError, Dialect
-from cortex_gateway.policy.body import read, repair
+from cortex_core.dialects.body import repair
+from cortex_gateway.policy import body as bodies
+from cortex_gateway.policy.body import Engines, Target, Wanted
 
 CHAT, TEXT = Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS
+
+
+def read(body: bytes, dialect: Dialect) -> Wanted:
+    return bodies.read(body, dialect, Target)
+
+
 MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 
 
@@ -55,18 +63,16 @@ def test_completions_need_a_prompt() -> None:
 
 
 def test_values_keep_their_bytes() -> None:
-    body = (
-        '{ "model" : "m" , "temperature" : 1.0e0 , "x" : {"k" : [1 , 2.50 ]} , "messages" : [ "\\u00e9é" ] }'.encode()
-    )
-    assert read(body, CHAT).encode() == (
-        '{"model":"m","temperature":1.0e0,"x":{"k" : [1 , 2.50 ]},"messages":[ "\\u00e9é" ]}'.encode()
+    body = '{ "model" : "m" , "temperature" : 1.0e0 , "x" : {"k" : [1 , 2.50 ]} , "messages" : [ {"role":"user", "content" : "\\u00e9é"} ] }'.encode()
+    assert read(body, CHAT).payload == (
+        '{"model":"m","temperature":1.0e0,"x":{"k" : [1 , 2.50 ]},"messages":[ {"role":"user", "content" : "\\u00e9é"} ]}'.encode()
     )
 
 
 def test_a_key_given_twice_is_judged_and_sent_once() -> None:
     wanted = read(b'{"model":"a","model":"b","mod\\u0065l":"c",%b}' % MESSAGES, CHAT)
     assert wanted.model == "c"
-    assert wanted.encode() == b'{"model":"c",%b}' % MESSAGES
+    assert wanted.payload == b'{"model":"c",%b}' % MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -87,8 +93,9 @@ def test_a_key_given_twice_is_judged_and_sent_once() -> None:
 def test_a_stream_always_ends_with_usage(options: bytes, sent: dict[str, Any], strip: bool) -> None:
     wanted = read(b'{"model":"m",%b,"stream":true%b}' % (MESSAGES, options), CHAT)
     assert wanted.stream
-    assert wanted.strip_usage is strip
-    assert json.loads(wanted.encode())["stream_options"] == sent
+    assert isinstance(wanted.answer, Engines)
+    assert wanted.answer.strip_usage is strip
+    assert json.loads(wanted.payload)["stream_options"] == sent
 
 
 @pytest.mark.parametrize("stream", [b"", b',"stream":false', b',"stream":null'])
@@ -96,8 +103,9 @@ def test_what_is_not_streamed_is_not_edited(stream: bytes) -> None:
     body = b'{"model":"m",%b%b}' % (MESSAGES, stream)
     wanted = read(body, CHAT)
     assert not wanted.stream
-    assert not wanted.strip_usage
-    assert wanted.encode() == body
+    assert isinstance(wanted.answer, Engines)
+    assert not wanted.answer.strip_usage
+    assert wanted.payload == body
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def listed(profile: Profile, **report: object) -> Model:
     fleet = empty_fleet([("beast", "http://beast:13131")], {profile.id: profile})
     told = Report(name="beast", instance_id="i", seq=1, devices=(GPU,), checkpoints=(QWEN,))
     fleet = apply(fleet, Reported("beast", structs.replace(told, **report)))
-    (model,) = Merged(created=7).models(fleet)
+    (model,) = Merged().models(fleet)
     return model
 
 
@@ -38,9 +38,10 @@ def test_an_entry_has_openais_four_fields_and_ours() -> None:
     assert msgspec.json.decode(msgspec.json.encode(model)) == {
         "id": "qwen",
         "object": "model",
-        "created": 7,
+        "created": 0,
         "owned_by": "cortex",
         "loaded": True,
+        "status": {"value": "loaded"},
         "feasible_on": ["beast"],
         "locations": [
             {
@@ -58,6 +59,7 @@ def test_an_entry_has_openais_four_fields_and_ours() -> None:
         "max_model_len": 16_384,
         "max_input_tokens": 15_384,
         "max_output_tokens": 1000,
+        "meta": {"n_ctx_train": 16_384},
     }
 
 
@@ -116,7 +118,7 @@ def test_F15_a_neuron_that_is_down_takes_its_places_along_and_no_model() -> None
     fleet = empty_fleet([("beast", "http://beast:13131")], {"qwen": profile})
     report = Report(name="beast", instance_id="i", seq=1, devices=(GPU,), checkpoints=(QWEN,), replicas=(replica(),))
     fleet = apply(apply(fleet, Reported("beast", report)), Lost("beast", "gone"))
-    (model,) = Merged(created=7).models(fleet)
+    (model,) = Merged().models(fleet)
     assert (model.loaded, model.feasible_on, model.locations) == (False, (), ())
 
 
@@ -130,13 +132,13 @@ def test_what_lies_in_the_folders_can_be_a_catalogue() -> None:
 
 
 def test_a_single_entry_is_that_of_the_list() -> None:
-    merged, fleet = Merged(created=7), empty_fleet([], {"a": Profile(id="a"), "b": Profile(id="b")})
+    merged, fleet = Merged(), empty_fleet([], {"a": Profile(id="a"), "b": Profile(id="b")})
     assert [merged.model(fleet, name) for name in ("a", "b")] == list(merged.models(fleet))
     assert merged.model(fleet, "c") is None
 
 
 def test_what_changed_in_a_neuron_is_seen() -> None:
-    merged, profile = Merged(created=7), Profile(id="qwen")
+    merged, profile = Merged(), Profile(id="qwen")
     fleet = empty_fleet([("beast", "")], {"qwen": profile})
     report = Report(name="beast", instance_id="i", seq=1, devices=(GPU,))
     seen = []

@@ -35,10 +35,11 @@ async def test_a_whole_answer_passes_as_it_is(beast: ScriptedNeuron, served: Run
 
 async def test_the_neuron_is_told_what_it_judges_by(beast: ScriptedNeuron, served: Running) -> None:
     beast.answers = says(ANSWER)
-    got = await served.ask("POST", CHAT, b'{"model":"tiny", "messages": [ ], "top_k":1.50}', {"x-request-id": "mine"})
+    body = b'{"model":"tiny", "messages": [ {"role":"user","content":"x"}], "top_k":1.50}'
+    got = await served.ask("POST", CHAT, body, {"x-request-id": "mine"})
     (asked,) = beast.asked
     assert asked.path == CHAT
-    assert asked.body == b'{"model":"tiny","messages":[ ],"top_k":1.50}'
+    assert asked.body == b'{"model":"tiny","messages":[ {"role":"user","content":"x"}],"top_k":1.50}'
     assert asked.headers["x-cortex-request-id"] == got.headers["x-request-id"]
     assert asked.headers["x-cortex-instance"] == "beast-1"
     assert asked.headers["x-cortex-replica"] == "beast-r1"

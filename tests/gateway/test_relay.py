@@ -45,7 +45,8 @@ TOO_LONG = {"error": {"message": "This model's maximum context length is 5 token
         (refuses("engine_died", executed="unknown"), 503, "upstream_failed", "could not answer"),
         (says(b"Traceback: secret", 500), 503, "upstream_failed", "could not answer"),
         (says(b"busy", 429), 429, "rate_limit_exceeded", "no more"),
-        (says(b"", 501), 501, "not_supported", "not offer"),
+        (says(b"", 501), 400, None, "another task"),
+        (says({"detail": "Not Found"}, 404), 400, None, "another task"),
         (says(b"no answer at all"), 503, "upstream_failed", ""),
         (streams(chunk("half"), end="cut"), 503, "upstream_failed", "broke"),
     ],
@@ -119,7 +120,9 @@ async def test_a_break_behind_the_terminal_event_is_none(beast: ScriptedNeuron, 
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [(CHAT, {"messages": []}), ("/v1/completions", {"prompt": "x"})], ids=["chat", "completions"]
+    ("path", "body"),
+    [(CHAT, {"messages": [{"role": "user", "content": "x"}]}), ("/v1/completions", {"prompt": "x"})],
+    ids=["chat", "completions"],
 )
 async def test_K_04_gaps_are_bridged_once_the_head_is_out(
     beast: ScriptedNeuron, served: Running, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, object]
@@ -165,7 +168,7 @@ async def test_K_03_a_long_prefill_commits_the_head_when_its_time_has_come(
     beast.answers = at_the_head if silent_at == "head" else in_the_body
     async with gateway([beast], [TINY], hold_s=0.2) as running:
         await running.up("beast")
-        body = b'{"model":"tiny","messages":[],"stream":true}'
+        body = b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"stream":true}'
         async with running.client.request("POST", CHAT, body=body) as response:
             assert response.status == 200
             heard = await response.read_some()

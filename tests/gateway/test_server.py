@@ -148,7 +148,7 @@ async def test_with_a_certificate_clients_are_served_over_tls(beast: ScriptedNeu
     async with gateway([beast], [TINY], tls=tls) as running, aiohttp.ClientSession() as session:
 
         async def chatted() -> bytes:
-            body = {"model": "tiny", "messages": [], "stream": True}
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
             url = f"https://{running.address}/v1/chat/completions"
             async with session.post(url, json=body, ssl=trust) as answer:
                 return await answer.read()

@@ -19,6 +19,8 @@ class Dialect(enum.StrEnum):
     OPENAI_COMPLETIONS = "openai-completions"
     OPENAI_RESPONSES = "openai-responses"
     ANTHROPIC_MESSAGES = "anthropic-messages"
+    OPENAI_EMBEDDINGS = "openai-embeddings"
+    ENGINE = "engine"  # what engines offer under names of their own: scores, ranks, tokens
 
 
 class Rule(NamedTuple):
@@ -106,7 +108,7 @@ class Rendered(NamedTuple):
 def envelope(error: CortexError, dialect: Dialect, request_id: str = "") -> dict[str, Any]:
     """The body of an error in the caller's dialect, as plain values."""
     if dialect is Dialect.ANTHROPIC_MESSAGES:
-        inner: dict[str, Any] = {"type": error.rule.anthropic_type, "message": error.message}
+        inner: dict[str, Any] = {"type": error.rule.anthropic_type, "message": _in_anthropics_words(error)}
         return {"type": "error", "error": inner, "request_id": request_id or None}
     inner = {
         "message": error.message,
@@ -119,6 +121,14 @@ def envelope(error: CortexError, dialect: Dialect, request_id: str = "") -> dict
     return {"error": inner}
 
 
+def _in_anthropics_words(error: CortexError) -> str:
+    """Messages that Claude Code reads: it compacts only when it is told so in exactly these words (protocol E-05)."""
+    prompt, limit = error.details.get("prompt_tokens"), error.details.get("context")
+    if error.kind == "context_exceeded" and isinstance(limit, int):
+        return f"prompt is too long: {max(prompt or 0, limit + 1)} tokens > {limit} maximum"
+    return error.message
+
+
 def render(error: CortexError, dialect: Dialect, request_id: str = "") -> Rendered:
     """An error before the first byte of an answer: status, headers and body."""
     status = error.rule.anthropic_status if dialect is Dialect.ANTHROPIC_MESSAGES else error.rule.status
@@ -129,6 +139,8 @@ def render(error: CortexError, dialect: Dialect, request_id: str = "") -> Render
         headers.append((b"x-should-retry", b"false"))
     if request_id:
         headers.append((b"x-request-id", request_id.encode()))
+        if dialect is Dialect.ANTHROPIC_MESSAGES:
+            headers.append((b"request-id", request_id.encode()))
     return Rendered(status, headers, msgspec.json.encode(envelope(error, dialect, request_id)))
 
 

@@ -35,17 +35,32 @@ class Location(Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
-class Model(Struct, frozen=True, kw_only=True):
-    """An entry of `GET /v1/models`: OpenAI's four fields, and where the model is or could be.
+class Status(Struct, frozen=True):
+    """llama.cpp's word on a model."""
 
-    Absent limits and cost are unknown.
+    value: Literal["loaded", "loading", "unloaded", "sleeping"]
+
+
+class Meta(Struct, frozen=True):
+    """llama.cpp's word on a checkpoint."""
+
+    n_ctx_train: int
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """An entry of `GET /v1/models`: OpenAI's four fields, where the model is or could be, and llama.cpp's fields.
+
+    Absent limits and cost are unknown. `created` is 0: nobody knows, and a time of ours would change with each start.
     """
 
     id: str
     object: Literal["model"] = "model"
-    created: int
+    created: int = 0
     owned_by: str = "cortex"
+    root: str | UnsetType = UNSET  # of an alias: the model
+    parent: str | UnsetType = UNSET
     loaded: bool
+    status: Status = Status("unloaded")
     feasible_on: tuple[str, ...] = ()  # neurons that could hold it, whatever they hold now
     locations: tuple[Location, ...] = ()
     capabilities: tuple[str, ...] = ()
@@ -54,6 +69,7 @@ class Model(Struct, frozen=True, kw_only=True):
     max_model_len: int | UnsetType = UNSET
     max_input_tokens: int | UnsetType = UNSET
     max_output_tokens: int | UnsetType = UNSET
+    meta: Meta | UnsetType = UNSET
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

@@ -9,17 +9,38 @@ from cortex_core.errors import Dialect
 from cortex_core.http import ASGIApp, Receive, Scope, Send
 from cortex_gateway.api.about import About
 from cortex_gateway.api.completions import Completions
+from cortex_gateway.api.counting import Counting
+from cortex_gateway.api.desk import Desk
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.dispatcher import Dispatcher
-from cortex_gateway.held import Held
 from cortex_gateway.neurons import Neurons
+from cortex_gateway.policy.aliases import Names
 from cortex_gateway.relay import Relay
 from cortex_gateway.steering import Steering
 from cortex_gateway.telemetry import Telemetry
 
-_PREFIXES = ("", "/v1", "/v1/v1")
+_CHAT = "/v1/chat/completions"
+_ROUTES: Mapping[str, tuple[Dialect, str]] = {
+    "/v1/chat/completions": (Dialect.OPENAI_CHAT, _CHAT),
+    "/v1/completions": (Dialect.OPENAI_COMPLETIONS, "/v1/completions"),
+    "/v1/responses": (Dialect.OPENAI_RESPONSES, _CHAT),
+    "/v1/messages": (Dialect.ANTHROPIC_MESSAGES, _CHAT),
+    "/v1/embeddings": (Dialect.OPENAI_EMBEDDINGS, "/v1/embeddings"),
+    "/v1/rerank": (Dialect.ENGINE, "/v1/rerank"),
+    "/v2/rerank": (Dialect.ENGINE, "/v1/rerank"),
+    "/v1/score": (Dialect.ENGINE, "/v1/score"),
+    "/classify": (Dialect.ENGINE, "/classify"),
+    "/pooling": (Dialect.ENGINE, "/pooling"),
+    "/tokenize": (Dialect.ENGINE, "/tokenize"),
+    "/detokenize": (Dialect.ENGINE, "/detokenize"),
+}
+"""What a model answers: path → dialect, and where the engine answers it."""
+_COUNTED: Mapping[str, Dialect] = {
+    "/v1/messages/count_tokens": Dialect.ANTHROPIC_MESSAGES,
+    "/v1/responses/input_tokens": Dialect.OPENAI_RESPONSES,
+}
+_PREFIXES = ("/v1/v1/", "/anthropic/v1/")
 """Users set base URLs with and without /v1, and some clients add their own (protocol H-09)."""
-_ROUTES = {"/chat/completions": Dialect.OPENAI_CHAT, "/completions": Dialect.OPENAI_COMPLETIONS}
 
 
 class App:
@@ -28,11 +49,22 @@ class App:
         self._cold = cold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handler = self._hot.get(scope["path"], self._cold)
+        handler = self._hot.get(scope["path"])
+        if handler is None:
+            scope = {**scope, "path": canonical(scope["path"])}
+            handler = self._hot.get(scope["path"], self._cold)
         await handler(scope, receive, send)
 
 
-def build(
+def canonical(path: str) -> str:
+    """The path that a client meant whose base URL says too much."""
+    for prefix in _PREFIXES:
+        if path.startswith(prefix):
+            return "/v1/" + path.removeprefix(prefix)
+    return path
+
+
+def build(  # noqa: PLR0913 - each is a part of the whole
     config: Gateway,
     dispatcher: Dispatcher,
     neurons: Neurons,
@@ -41,13 +73,11 @@ def build(
     ids: Ids,
     *,
     version: str,
+    names: Names = Names(),  # noqa: B008 - immutable
 ) -> App:
     """Everything that clients reach, wired."""
-    held = Held(config.max_held_mb << 20)
-    hot: dict[str, ASGIApp] = {}
-    for path, dialect in _ROUTES.items():
-        handler = Completions(
-            dialect, dispatcher=dispatcher, relay=relay, held=held, telemetry=telemetry, config=config, ids=ids
-        )
-        hot.update({prefix + path: handler for prefix in _PREFIXES})
-    return App(hot, About(dispatcher, Steering(dispatcher, neurons), version=version, ids=ids).app())
+    desk = Desk(dispatcher, relay, telemetry, ids, names, config)
+    hot: dict[str, ASGIApp] = {path: Completions(desk, *route) for path, route in _ROUTES.items()}
+    hot |= {path: Counting(desk, dialect) for path, dialect in _COUNTED.items()}
+    hot |= {path.removeprefix("/v1"): handler for path, handler in hot.items()}
+    return App(hot, About(dispatcher, Steering(dispatcher, neurons), names, version=version, ids=ids).app())

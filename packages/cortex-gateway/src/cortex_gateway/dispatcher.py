@@ -24,7 +24,8 @@ from cortex_gateway.policy.defrag import defragment
 from cortex_gateway.policy.picture import UNDER_WAY, Key, Picture
 from cortex_gateway.policy.placement import Candidate
 from cortex_gateway.policy.schedule import Refuse, Serve, Swap, hosts, pick, schedule
-from cortex_gateway.policy.transitions import Answered, Event, apply
+from cortex_gateway.policy.survey import Surveys
+from cortex_gateway.policy.transitions import Answered, Event, Reprofiled, apply
 from cortex_gateway.policy.upkeep import LetGo, upkeep
 from cortex_gateway.swaps import SwapRecord, Swaps
 from cortex_gateway.waiting import Waiter, WaitingRoom, Want
@@ -104,6 +105,7 @@ class Dispatcher:
         self._breakers: dict[Key, Breaker] = {}
         self._pace_s: dict[Key, float] = {}
         self._held_s: dict[str, float] = {}
+        self._surveys = Surveys()
         self._tasks: asyncio.TaskGroup | None = None
         self._cycles: dict[str, int] = {}  # completed swaps of a neuron since it was defragmented
         self._commands = commands
@@ -141,13 +143,19 @@ class Dispatcher:
             breakers=self._breakers,
             pace_s=self._pace_s,
             held_s=self._held_s,
+            surveys=self._surveys,
         )
 
     def observe(self, event: Event) -> None:
         """Something was heard. Whatever becomes possible by it happens before this returns."""
         before, self._fleet = self._fleet, apply(self._fleet, event)
-        if self._fleet is not before:
-            self.pump()
+        if self._fleet is before:
+            return
+        if isinstance(event, Reprofiled):
+            self._surveys.forget_all()
+        else:
+            self._surveys.heard(before.neurons[event.neuron], self._fleet.neurons[event.neuron])
+        self.pump()
 
     def lease(self, want: Want) -> Lease:
         """A hold on a replica of `want.model`, for as long as the block lasts.
@@ -158,6 +166,10 @@ class Dispatcher:
             CortexError: why it cannot be served, or not yet.
         """
         return Lease(self, want)
+
+    def has_room(self, want: Want) -> bool:
+        """Whether a lease would be had now, without a wait."""
+        return want.model not in self._room and pick(self.picture(), want.model, want.key) is not None
 
     def reject(self, lease: Lease, refusal: Refusal) -> None:
         """The neuron refused the request of a lease that has ended: believe it, and decide again on truth."""
@@ -176,6 +188,10 @@ class Dispatcher:
         pause_s = seconds or self._swaps.patience_s(key)
         self._paused[key] = self.clock() + pause_s
         asyncio.get_running_loop().call_later(pause_s, self.pump)
+
+    def moved(self, neuron: str) -> None:
+        """A swap there was decided, or has ended."""
+        self._surveys.forget(neuron)
 
     def swapped(self, record: SwapRecord) -> None:
         """One ended, however."""
@@ -322,7 +338,9 @@ class Dispatcher:
             self._room.leave(waiter)
 
     def _count(self, key: Key) -> None:
-        self._leases[key] = self._leases.get(key, 0) + 1
+        held = self._leases[key] = self._leases.get(key, 0) + 1
+        if held == 1:
+            self._surveys.forget(key[0])
         breaker = self._breakers.get(key)
         if breaker is not None and state(breaker, self.clock()) == "probe":
             self._breakers[key] = structs.replace(breaker, probing=True)
@@ -339,6 +357,7 @@ class Dispatcher:
             self._leases[key] = left
         else:
             self._leases.pop(key, None)
+            self._surveys.forget(key[0])
         self._used_at[key] = self.clock()
         self.pump()
 

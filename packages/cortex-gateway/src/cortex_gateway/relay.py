@@ -35,6 +35,7 @@ MAX_ANSWER_BYTES = 64 << 20  # of a JSON answer, which is held until it is whole
 MAX_REFUSAL_BYTES = 1 << 20
 MOST_RETRIES = 1  # after a connection that could not be made
 UNREACHABLE_S = 1.0  # how long a replica is left alone that could not be connected to
+AT_ONCE_S = 2.0  # for what is asked of an engine by the way
 AGAIN_S, AGAIN_MAX_S = 0.05, 1.0  # between decisions, when a neuron refuses again and again
 
 _REQUEST_ID, _INSTANCE = neuron_api.REQUEST_ID.encode(), neuron_api.INSTANCE.encode()
@@ -94,9 +95,25 @@ class Relay:
             call.release()
             self._on_end(record)
 
+    async def at_once(self, call: Call) -> bytes | None:
+        """The whole answer of a replica that is ready and has room. None: there is none, or it does not answer.
+
+        It is not recorded, and neither waits nor loads.
+        """
+        if not self._dispatcher.has_room(call.want):
+            return None
+        async with self._dispatcher.lease(call.want) as lease:
+            call.leased(lease)
+            try:
+                async with asyncio.timeout(AT_ONCE_S):
+                    refusal = await self._exchange(call, lease, call.wanted.payload)
+            except (_NotSent, CortexError, TimeoutError):
+                return None
+        return call.answer if refusal is None else None
+
     async def _decide(self, call: Call) -> None:
         """Attempts, until one is answered or must not be repeated. Time bounds them: the wait for a lease ends."""
-        payload = call.wanted.encode()
+        payload = call.wanted.payload
         unreachable = refused = 0
         while True:
             async with self._dispatcher.lease(call.want) as lease:
@@ -207,4 +224,4 @@ class Relay:
             raise engine_error(said.error, call.dialect)
         call.record.usage, call.record.finish_reason = said.usage, said.finish_reason
         call.headers.append(_JSON)
-        return body
+        return call.rendering.whole(body)

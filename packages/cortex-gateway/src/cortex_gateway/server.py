@@ -22,6 +22,7 @@ from cortex_gateway.ends import Ends
 from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, ssl_context
 from cortex_gateway.life import Life, signals
 from cortex_gateway.neurons import Neurons
+from cortex_gateway.policy.aliases import Names
 from cortex_gateway.policy.catalogue import discovered
 from cortex_gateway.policy.transitions import Discovered, Event, Reported, Reprofiled, empty_fleet
 from cortex_gateway.relay import Relay
@@ -65,7 +66,10 @@ async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
         )
         telemetry.watch(dispatcher)
         relay = Relay(dispatcher, neurons, gateway=gateway, token=config.fleet.token, on_end=ends.ended)
-        app: ASGIApp = build(config.gateway, dispatcher, neurons, relay, telemetry, ids, version=version)
+        app: ASGIApp = build(
+            config.gateway, dispatcher, neurons, relay, telemetry, ids, version=version,
+            names=Names(aliases=catalogue.aliases, default=catalogue.default),
+        )  # fmt: skip
         errors = ServerErrors(ids)
         limits = Limits(body_bytes=config.gateway.max_body_mb << 20, keep_alive_s=120.0)
         app = guarded(app, config, addresses[0], errors)

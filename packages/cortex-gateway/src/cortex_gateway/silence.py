@@ -10,17 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-import msgspec
-
-from cortex_core.errors import Dialect
 from cortex_core.http import EVENT_STREAM_HEADERS, EventStream
 from cortex_gateway.call import Call
 
 KEEP_ALIVE_S = 15.0
-EVENT_EVERY = 4
-"""Of so many keep-alives one is an event: some clients count nothing else."""
-
-_COMMENT = b": keep-alive\n\n"
 
 
 class Silence:
@@ -45,6 +38,7 @@ class Silence:
     def broken(self) -> float:
         """The client is about to hear something. Gives the time."""
         self._broken_at = time.monotonic()
+        self._kept_alive = 0
         return self._broken_at
 
     async def close(self) -> None:
@@ -67,24 +61,11 @@ class Silence:
 
     async def _speak(self) -> None:
         await self.start()
-        self.broken()
+        self._broken_at = time.monotonic()
         self._kept_alive += 1
-        await self._out.write(_COMMENT if self._kept_alive % EVENT_EVERY else _nothing_new(self._call))
+        await self._out.write(self._call.rendering.keep_alive(self._kept_alive))
 
 
 def _soon(left_s: float) -> float:
     """When to look again: the head may go out at any time, and then another clock counts."""
     return min(left_s, KEEP_ALIVE_S) if left_s > 0 else KEEP_ALIVE_S
-
-
-def _nothing_new(call: Call) -> bytes:
-    """An event that adds nothing, with the id that the engine makes of our request id."""
-    choice: dict[str, object] = {"index": 0, "finish_reason": None}
-    if call.dialect is Dialect.OPENAI_CHAT:
-        kind, prefix = "chat.completion.chunk", "chatcmpl-"
-        choice["delta"] = {}
-    else:
-        kind, prefix = "text_completion", "cmpl-"
-        choice["text"] = ""
-    chunk = {"id": prefix + call.record.request_id, "object": kind, "created": int(time.time())}
-    return b"data: " + msgspec.json.encode({**chunk, "model": call.want.model, "choices": [choice]}) + b"\n\n"

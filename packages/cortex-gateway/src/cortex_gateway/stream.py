@@ -9,7 +9,8 @@ from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Respons
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.call import Call
 from cortex_gateway.policy.faults import engine_error, told
-from cortex_gateway.policy.usage import EventTooLarge, StreamTap
+from cortex_gateway.policy.usage import EventTooLarge
+from cortex_gateway.rendering import Tap
 from cortex_gateway.silence import Silence
 
 Judge = Callable[[Call, Response], Awaitable[Refusal]]
@@ -24,7 +25,7 @@ async def pass_on(call: Call, request: Response, judge: Judge) -> Refusal | None
     Raises:
         CortexError, BrokenResponse, ConnectFailed: likewise it failed, and nothing has been sent.
     """
-    tap = StreamTap(strip_usage=call.wanted.strip_usage)
+    tap = call.rendering.tap
     async with EventStream(call.send, call.last_words) as out:
         silence = Silence(call, out)
         try:
@@ -46,10 +47,10 @@ async def pass_on(call: Call, request: Response, judge: Judge) -> Refusal | None
             return None
         finally:
             await silence.close()
-            call.record.usage, call.record.finish_reason = tap.counted(), tap.finish_reason
+            call.record.usage, call.record.finish_reason = call.rendering.usage(), tap.finish_reason
 
 
-async def _pass_on(call: Call, upstream: Response, tap: StreamTap, out: EventStream, silence: Silence) -> None:
+async def _pass_on(call: Call, upstream: Response, tap: Tap, out: EventStream, silence: Silence) -> None:
     record, dialect = call.record, call.dialect
     while True:
         try:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request, Send], Awaitable[None]]
 FOR_ALL = frozenset({"/version", "/health"})  # also for who has no token
+OF_ENGINES = frozenset({"/tokenize", "/detokenize", "/classify", "/pooling"})  # requests outside /v1
 API_LINE = (API_HEADER.encode(), str(API).encode())
 
 
@@ -77,7 +78,7 @@ class App:
 
     def _handler(self, request: Request) -> Handler:
         path, method = request.path, request.method
-        if method == "POST" and path.startswith("/v1/"):
+        if method == "POST" and (path.startswith("/v1/") or path in OF_ENGINES):
             return self._api.relay
         parts = path.split("/")
         if len(parts) == 3 and parts[1] == "operations" and method == "GET":

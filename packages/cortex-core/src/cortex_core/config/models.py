@@ -1,4 +1,4 @@
-"""models.toml: what the fleet may serve."""
+"""models.toml: what the fleet may serve, and under which names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from cortex_core.fleet import Profile
 
 IGNORED = ("harness", "quant")
 """Keys of the original's entries that are read from the checkpoint here."""
+_NO_DEFAULTS = frozenset({"model", "messages", "prompt", "input", "stream", "stream_options", "tools"})
 
 
 class Catalogue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: tuple[Profile, ...] = ()
+    aliases: Mapping[str, str] = {}  # name, or pattern with * and ?, to model
+    default: str = ""  # the model for claude-* names that nothing else knows
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
@@ -31,11 +34,25 @@ def load_models(path: Path) -> tuple[Catalogue, tuple[str, ...]]:
     """
     values, warnings = _without_ignored(read_toml(path), str(path))
     catalogue = convert(values, Catalogue, str(path))
-    ids = [profile.id for profile in catalogue.models]
-    for number, model in enumerate(ids):
-        if model in ids[:number]:
-            raise ConfigError(str(path), f"[[models]] #{number + 1} id", f"`{model}` is taken by an earlier model")
+    _check(catalogue, str(path))
     return catalogue, warnings
+
+
+def _check(catalogue: Catalogue, source: str) -> None:
+    ids = [profile.id for profile in catalogue.models]
+    for number, profile in enumerate(catalogue.models):
+        where = f"[[models]] #{number + 1}"
+        if profile.id in ids[:number]:
+            raise ConfigError(source, f"{where} id", f"`{profile.id}` is taken by an earlier model")
+        for key in sorted(profile.defaults.keys() & _NO_DEFAULTS):
+            raise ConfigError(source, f"{where} defaults", f"`{key}` can have no default")
+    if not ids:
+        return  # the models are what the neurons have
+    for alias, model in catalogue.aliases.items():
+        if model not in ids:
+            raise ConfigError(source, f"[aliases] {alias}", f"there is no model `{model}`")
+    if catalogue.default and catalogue.default not in ids:
+        raise ConfigError(source, "default", f"there is no model `{catalogue.default}`")
 
 
 def _without_ignored(values: dict[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -20,14 +20,17 @@ from cortex_core.gateway_api import (
     DeviceView,
     FleetView,
     GatewayHealth,
+    Model,
     ModelList,
     NeuronCount,
     NeuronView,
     Waiting,
 )
 from cortex_gateway.api import steer
-from cortex_gateway.api.errors import Ids, rendered
+from cortex_gateway.api.errors import Ids, dialect_of, rendered
 from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.policy import listing
+from cortex_gateway.policy.aliases import Names
 from cortex_gateway.policy.catalogue import Merged
 from cortex_gateway.steering import Steering
 
@@ -35,13 +38,14 @@ from cortex_gateway.steering import Steering
 class About:
     """Reads the dispatcher's picture; changes nothing."""
 
-    def __init__(self, dispatcher: Dispatcher, steering: Steering, *, version: str, ids: Ids) -> None:
+    def __init__(self, dispatcher: Dispatcher, steering: Steering, names: Names, *, version: str, ids: Ids) -> None:
         self._dispatcher = dispatcher
         self._steering = steering
+        self._names = names
         self._version = version
         self._ids = ids
         self._began = time.monotonic()
-        self._merged = Merged(created=int(time.time()))
+        self._merged = Merged()
 
     def app(self) -> Starlette:
         models = [("/v1/models", self.models), ("/models", self.models)]
@@ -51,6 +55,9 @@ class About:
                 Route("/health", self.health, methods=["GET", "HEAD"]),
                 *(Route(path, handler, methods=["GET", "HEAD"]) for path, handler in models),
                 *(Route(path + "/{model:path}", self.model, methods=["GET", "HEAD"]) for path, _ in models),
+                Route("/props", self.props, methods=["GET", "HEAD"]),
+                Route("/v1/responses/compact", self.nowhere, methods=["POST"]),
+                Route("/v1/responses/{rest:path}", self.not_stored, methods=["GET", "POST", "DELETE"]),
                 Route(FLEET_PATH, self.fleet, methods=["GET", "HEAD"]),
                 *steer.routes(self._steering, self._ids),
             ],
@@ -73,15 +80,41 @@ class About:
         )
         return self._json(health, 200 if healthy else 503)
 
-    async def models(self, _: Request) -> Response:
-        return self._json(ModelList(data=self._merged.models(self._dispatcher.fleet)))
+    async def models(self, request: Request) -> Response:
+        every = listing.with_aliases(self._merged.models(self._dispatcher.fleet), self._names)
+        if _is_anthropics(request):
+            asked = request.query_params
+            page = {key: asked.get(key, "") for key in ("limit", "after_id", "before_id")}
+            return self._json(listing.anthropic_list(every, **page))
+        return self._json(ModelList(data=every))
 
     async def model(self, request: Request) -> Response:
-        name = request.path_params["model"]
-        found = self._merged.model(self._dispatcher.fleet, name)
+        found = self._model(request.path_params["model"], request)
+        return self._json(listing.anthropic(found) if _is_anthropics(request) else found)
+
+    async def props(self, request: Request) -> Response:
+        """llama.cpp's. Without a model: of the only one there is."""
+        profiles = self._dispatcher.fleet.profiles
+        name = request.query_params.get("model") or (next(iter(profiles)) if len(profiles) == 1 else "")
+        if not name:
+            raise CortexError("bad_request", "`model` is required: there is more than one here", param="model")
+        return self._json(listing.props(self._model(name, request), self._version))
+
+    async def not_stored(self, _: Request) -> Response:
+        raise CortexError("not_found", "responses are not stored here")
+
+    async def nowhere(self, _: Request) -> Response:
+        raise CortexError("unsupported", "responses are not compacted here: send the whole conversation in `input`")
+
+    def _model(self, name: str, request: Request) -> Model:
+        """The entry of a model by any of its names."""
+        fleet = self._dispatcher.fleet
+        model = self._names.model(name, fleet.profiles)
+        found = self._merged.model(fleet, model) if model is not None else None
         if found is None:
-            raise CortexError("model_not_found", f"the model `{name}` does not exist", param="model")
-        return self._json(found)
+            message = f"model: {name}" if _is_anthropics(request) else f"the model `{name}` does not exist"
+            raise CortexError("model_not_found", message, param="model")
+        return listing.alias(found, name)
 
     async def fleet(self, _: Request) -> Response:
         fleet = self._dispatcher.fleet
@@ -97,7 +130,8 @@ class About:
         )
 
     def _json(self, value: Any, status: int = 200) -> Response:
-        headers = {REQUEST_ID_HEADER: self._ids.next()}
+        request_id = self._ids.next()
+        headers = {REQUEST_ID_HEADER: request_id, "request-id": request_id}
         return Response(msgspec.json.encode(value), status, headers, "application/json")
 
     async def _not_routed(self, request: Request, error: Exception) -> Response:
@@ -108,14 +142,18 @@ class About:
             if error.status_code == 405
             else f"there is nothing at {request.url.path}"
         )
-        answer = _answer(rendered(error.status_code, message, self._ids))
+        answer = _answer(rendered(error.status_code, message, self._ids, request.scope))
         if allowed:
             answer.headers["allow"] = allowed
         return answer
 
-    async def _refused(self, _: Request, error: Exception) -> Response:
+    async def _refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, CortexError)
-        return _answer(render(error, Dialect.OPENAI_CHAT, self._ids.next()))
+        return _answer(render(error, dialect_of(request.scope), self._ids.next()))
+
+
+def _is_anthropics(request: Request) -> bool:
+    return dialect_of(request.scope) is Dialect.ANTHROPIC_MESSAGES
 
 
 def _answer(error: Rendered) -> Response:

@@ -33,17 +33,27 @@ class Ids:
         return f"{self._prefix}{next(self._count):08x}"
 
 
+def dialect_of(scope: Scope | None) -> Dialect:
+    """Whose envelope a caller reads, by all that is known of one whose request came to no handler (H-10)."""
+    if scope is None or scope["type"] != "http":
+        return Dialect.OPENAI_CHAT
+    anthropic = "/messages" in scope["path"] or any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return Dialect.ANTHROPIC_MESSAGES if anthropic else Dialect.OPENAI_CHAT
+
+
 async def refuse(send: Send, error: CortexError, dialect: Dialect, request_id: str, headers: Headers = ()) -> None:
     """Answer with an error in the caller's dialect."""
     rendered = render(error, dialect, request_id)
     await respond(send, rendered.status, rendered.body, [*rendered.headers, *headers])
 
 
-def rendered(status: int, message: str, ids: Ids) -> Rendered:
+def rendered(status: int, message: str, ids: Ids, scope: Scope | None = None) -> Rendered:
     """An error that the server or the router found, by its status."""
     kind = _KINDS.get(status, "bad_request" if status < 500 else "internal")
-    found = render(CortexError(kind, message), Dialect.OPENAI_CHAT, ids.next())
-    return found._replace(status=status)
+    dialect = dialect_of(scope)
+    found = render(CortexError(kind, message), dialect, ids.next())
+    overloaded = dialect is Dialect.ANTHROPIC_MESSAGES and status == 503
+    return found if overloaded else found._replace(status=status)
 
 
 class ServerErrors:
@@ -52,6 +62,6 @@ class ServerErrors:
     def __init__(self, ids: Ids) -> None:
         self._ids = ids
 
-    def __call__(self, status: int, message: str, _: Scope | None) -> tuple[Headers, bytes]:
-        error = rendered(status, message, self._ids)
+    def __call__(self, status: int, message: str, scope: Scope | None) -> tuple[Headers, bytes]:
+        error = rendered(status, message, self._ids, scope)
         return error.headers, error.body

@@ -1,133 +1,207 @@
-"""A request's body: checked, read as far as routing needs it, and put together again from its top-level values.
+"""A request's body: checked, translated for the engine, and read as far as routing needs it.
 
-Put together again, so that what the engine reads is what was judged here: a key given twice vanishes, and every
-value's bytes stay as they came. Strict before that: invalid UTF-8 is refused (msgspec lets it through inside a value
-that it does not decode), and half a surrogate pair, which some clients send and engines choke on, becomes U+FFFD.
+The engine reads what was judged here: a key given twice vanishes, and half a surrogate pair, which some clients send
+and engines choke on, becomes U+FFFD. Whatever needs no change keeps its bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
-from cortex_core.errors import CortexError, Dialect
+from cortex_core.dialects.body import absent, bad, encode, parse
+from cortex_core.errors import Dialect
+from cortex_core.fleet import ModelFacts
+from cortex_core.translate import chat, messages, responses
+from cortex_core.translate.chat import ChatContext, caps
 from cortex_gateway.policy.usage import NOT_JSON
 
-_NEEDED = {Dialect.OPENAI_CHAT: "messages", Dialect.OPENAI_COMPLETIONS: "prompt"}
 BYTES_A_TOKEN = 4  # of JSON; only for a guess
 TOKENS = 512  # an answer's length where nothing is known of it, or the client only names a bound
 HEAD_BYTES = 1024
 MAX_SESSION = 256  # characters
 _MAX_MODEL = 256  # characters; a longer name is no model of anybody's
+_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # each dialect's word for the same
 
-_values = msgspec.json.Decoder(dict[str, Raw]).decode
 _string = msgspec.json.Decoder(str).decode
 _number = msgspec.json.Decoder(int | None).decode
 _flag = msgspec.json.Decoder(bool | None).decode
 _options = msgspec.json.Decoder(dict[str, Raw] | None).decode
-_encode = msgspec.json.Encoder().encode
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-# Left to right over every escape, so that an escaped backslash before a `u` is not taken for the start of one.
-_ESCAPES = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
-)
+Values = dict[str, Raw]
+
+
+class Target(Struct, frozen=True):
+    """The model that a requested name means, and what is known of it."""
+
+    model: str  # as the fleet calls it
+    facts: ModelFacts = ModelFacts()
+    defaults: Mapping[str, Any] = {}  # for the engine, where the client says nothing
+
+
+class Engines(Struct, frozen=True):
+    """The answer is the client's as the engine gives it, but for what `context` says."""
+
+    context: ChatContext
+    model: str  # as the engine calls it
+    strip_usage: bool = False  # usage is asked for in the client's stead, and must not reach it
+    spliced: bool = False  # something certainly has to be changed
+
+
+class Json(Struct, frozen=True):
+    """The answer is one JSON object of the engine's own; `model` is what it must call the model, if that differs."""
+
+    model: str = ""
+
+
+Answer = Engines | Json | messages.Context | responses.Context
+"""What the answer's way back to the client needs of the request."""
 
 
 class Wanted(Struct, frozen=True, gc=False):
-    """What a request wants, and the bytes of all its values."""
+    """What a request wants, and the body for the engine."""
 
-    model: str
+    model: str  # as the fleet calls it
+    asked: str  # as the client does
     stream: bool
-    strip_usage: bool  # usage is asked for in the client's stead, and must not reach it
     tokens: int  # that it will probably take, prompt and answer; a guess
+    prompt_tokens: int  # likewise, the prompt alone
     session: str  # what the client calls its conversation, if it does
     head: str  # a digest of the prompt's beginning
-    values: dict[str, Raw]
-
-    def encode(self) -> bytes:
-        """The body for the engine."""
-        return _encode(self.values)
+    payload: bytes
+    answer: Answer
 
 
-def read(body: bytes, dialect: Dialect) -> Wanted:
-    """A body of chat completions or completions.
+Resolve = Callable[[str], Target]
+"""Raises CortexError, model_not_found."""
+
+
+def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = False) -> Wanted:
+    """A request of any dialect. `counting`: only the tokens of its prompt are wanted.
 
     Raises:
-        CortexError: bad_request, naming the field where there is one.
+        CortexError: bad_request, naming the field where there is one; or what `resolve` raises.
     """
-    values = _parse(body)
-    model = _model(values)
-    needed = _NEEDED[dialect]
-    if needed not in values:
-        raise _bad(needed, "is required")
-    if dialect is Dialect.OPENAI_CHAT and bytes(memoryview(values[needed])[:1]) != b"[":
-        raise _bad(needed, "must be an array of messages")
-    prompt = memoryview(values[needed])
-    stream = bool(_value(values, "stream", _flag, "must be true or false"))
+    values = parse(body)
+    asked = _model(values)
+    target = resolve(asked)
+    if dialect is Dialect.ANTHROPIC_MESSAGES:
+        message = messages.request(values, target.facts, model=target.model, counting=counting)
+        payload, stream, session = message.body, message.context.stream, message.context.session
+        answer: Answer = message.context
+    elif dialect is Dialect.OPENAI_RESPONSES:
+        response = responses.request(values, target.facts, model=target.model, counting=counting)
+        payload, stream, session = response.body, response.context.stream, response.context.session
+        answer = response.context
+    else:
+        engines, answer = _READERS[dialect](values, asked, target)
+        stream = isinstance(answer, Engines) and answer.context.stream
+        session = _session(values)
+        payload = encode(_with_defaults(engines, target.defaults) if isinstance(answer, Engines) else engines)
+    if target.defaults and not isinstance(answer, Engines | Json):
+        payload = encode(_with_defaults(parse(payload), target.defaults))
+    if counting:
+        answer = Json()
+    prompt = memoryview(values.get(_PROMPTS.get(dialect, ""), Raw()))
+    prompt_tokens = max(1, len(payload) // BYTES_A_TOKEN)
     return Wanted(
-        model=model,
-        stream=stream,
-        strip_usage=stream and _ask_for_usage(values),
+        model=target.model,
+        asked=asked,
+        stream=stream and not counting,
         tokens=len(prompt) // BYTES_A_TOKEN + _most_tokens(values),
-        session=_session(values),
+        prompt_tokens=prompt_tokens,
+        session=session,
         head=hashlib.blake2b(prompt[:HEAD_BYTES], digest_size=8).hexdigest(),
-        values=values,
+        payload=payload,
+        answer=answer,
     )
 
 
-def _parse(body: bytes) -> dict[str, Raw]:
-    if not body.strip():
-        raise CortexError("bad_request", "the body is empty: expected a JSON object")
-    try:
-        if not body.isascii():
-            body.decode()
-        values = _values(repair(body))
-    except UnicodeDecodeError as error:
-        raise CortexError("bad_request", f"the body is not UTF-8 (byte {error.start})") from None
-    except msgspec.ValidationError:
-        raise CortexError("bad_request", "the body must be a JSON object") from None
-    except RecursionError:
-        raise CortexError("bad_request", "the body is nested too deeply") from None
-    except msgspec.MsgspecError as error:
-        raise CortexError("bad_request", f"the body is not valid JSON: {error}") from None
-    return values
+def _chat(values: Values, asked: str, target: Target) -> tuple[Values, Answer]:
+    stream = bool(_value(values, "stream", _flag, "must be true or false"))
+    strip = stream and _ask_for_usage(values)
+    engines, context = chat.request(values, target.facts, model=target.model)
+    spliced = asked != target.model or "tools" in engines
+    return engines, Engines(context, target.model, strip, spliced)
 
 
-def repair(body: bytes) -> bytes:
-    """The same JSON with every lone surrogate escape as U+FFFD."""
-    if _SURROGATE.search(body) is None:
-        return body
-    return _ESCAPES.sub(lambda match: rb"\ufffd" if match[1] else match[0], body)
+def _completions(values: Values, asked: str, target: Target) -> tuple[Values, Answer]:
+    if absent(values.get("prompt")):
+        raise bad("prompt", "is required")
+    stream = bool(_value(values, "stream", _flag, "must be true or false"))
+    strip = stream and _ask_for_usage(values)
+    caps.check(values)
+    spliced = _rename(values, asked, target)
+    return values, Engines(ChatContext(model=asked, stream=stream), target.model, strip, spliced)
 
 
-def _model(values: dict[str, Raw]) -> str:
-    if "model" not in values:
-        raise _bad("model", "is required")
-    model: str = _value(values, "model", _string, "must be a string")
-    if not 0 < len(model) <= _MAX_MODEL:
-        raise _bad("model", f"must have 1 to {_MAX_MODEL} characters")
-    return model
+def _json(values: Values, asked: str, target: Target) -> tuple[Values, Answer]:
+    """Embeddings, scores, tokens: an object in, an object out."""
+    caps.check(values)
+    if _value(values, "encoding_format", _text, "must be a string") in _NOT_JSON:
+        raise bad("encoding_format", "must be one that JSON can hold")
+    return values, Json(asked if _rename(values, asked, target) else "")
 
 
-def _ask_for_usage(values: dict[str, Raw]) -> bool:
-    """Makes the engine end its stream with exact usage. False: the client asked for that itself."""
-    options = _value(values, "stream_options", _options, "must be an object") or {}
-    if "include_usage" in options and _flag(options["include_usage"]):
+_text = msgspec.json.Decoder(str | None).decode
+_NOT_JSON = frozenset({"bytes", "bytes_only"})
+_READERS: Mapping[Dialect, Callable[[Values, str, Target], tuple[Values, Answer]]] = {
+    Dialect.OPENAI_CHAT: _chat,
+    Dialect.OPENAI_COMPLETIONS: _completions,
+    Dialect.OPENAI_EMBEDDINGS: _json,
+    Dialect.ENGINE: _json,
+}
+_PROMPTS: Mapping[Dialect, str] = {
+    Dialect.OPENAI_CHAT: "messages",
+    Dialect.OPENAI_COMPLETIONS: "prompt",
+    Dialect.OPENAI_RESPONSES: "input",
+    Dialect.ANTHROPIC_MESSAGES: "messages",
+}
+
+
+def _rename(values: Values, asked: str, target: Target) -> bool:
+    """Gives the model the name that its engine knows; whether it is another."""
+    if asked == target.model:
         return False
-    # Running totals in every chunk are the client's only together with include_usage.
-    kept = {key: value for key, value in options.items() if key != "continuous_usage_stats"}
-    values["stream_options"] = Raw(_encode({**kept, "include_usage": True}))
+    values["model"] = Raw(encode(target.model))
     return True
 
 
-def _most_tokens(values: dict[str, Raw]) -> int:
+def _model(values: Values) -> str:
+    if "model" not in values:
+        raise bad("model", "is required")
+    model: str = _value(values, "model", _string, "must be a string")
+    if not 0 < len(model) <= _MAX_MODEL:
+        raise bad("model", f"must have 1 to {_MAX_MODEL} characters")
+    return model
+
+
+def _ask_for_usage(values: Values) -> bool:
+    """Makes the engine end its stream with exact usage. False: the client asked for that itself."""
+    options = _value(values, "stream_options", _options, "must be an object") or {}
+    if "include_usage" in options and _value(options, "include_usage", _flag, "must be true or false"):
+        return False
+    # Running totals in every chunk are the client's only together with include_usage.
+    kept = {key: value for key, value in options.items() if key != "continuous_usage_stats"}
+    values["stream_options"] = Raw(encode({**kept, "include_usage": True}))
+    return True
+
+
+def _with_defaults(values: Values, defaults: Mapping[str, Any]) -> Values:
+    """What the catalogue gives where the client says nothing. A bound on the answer is one, by whatever name."""
+    for key, value in defaults.items():
+        if not any(name in values for name in (_BOUNDS if key in _BOUNDS else (key,))):
+            values[key] = Raw(encode(value))
+    return values
+
+
+def _most_tokens(values: Values) -> int:
     """What the answer may take by the client's own word. Nonsense is left to the engine to refuse."""
-    for key in ("max_completion_tokens", "max_tokens"):
+    for key in _BOUNDS:
         if key in values:
             try:
                 return max(0, min(_number(values[key]) or 0, TOKENS))
@@ -136,7 +210,7 @@ def _most_tokens(values: dict[str, Raw]) -> int:
     return TOKENS
 
 
-def _session(values: dict[str, Raw]) -> str:
+def _session(values: Values) -> str:
     """OpenAI's name for what shares a prefix."""
     try:
         return _string(values["prompt_cache_key"])[:MAX_SESSION] if "prompt_cache_key" in values else ""
@@ -144,15 +218,11 @@ def _session(values: dict[str, Raw]) -> str:
         return ""
 
 
-def _value(values: dict[str, Raw], key: str, decode: Any, problem: str) -> Any:
+def _value(values: Values, key: str, decode: Any, problem: str) -> Any:
     raw = values.get(key)
     if raw is None:
         return None
     try:
         return decode(raw)
     except NOT_JSON:
-        raise _bad(key, problem) from None
-
-
-def _bad(field: str, problem: str) -> CortexError:
-    return CortexError("bad_request", f"`{field}` {problem}", param=field)
+        raise bad(key, problem) from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import UNSET, UnsetType, ValidationError, convert
 
 from cortex_core.fleet import Checkpoint, Cost, Device, Fleet, Limit, ModelId, Neuron, Profile, Replica, State
-from cortex_core.gateway_api import Location, Model
+from cortex_core.gateway_api import Location, Meta, Model, Status
 from cortex_gateway.policy.picture import Picture
 
 SERVES = frozenset({State.READY, State.DRAINING, State.SLEEPING})
@@ -17,8 +17,7 @@ class Merged:
     """The list, kept cheap for many models on many neurons: what a neuron could hold is worked out again only when
     its devices, its model folder, what it learned or the profiles have changed."""
 
-    def __init__(self, created: int) -> None:
-        self._created = created  # seconds since the epoch; OpenAI's field, here the gateway's start
+    def __init__(self) -> None:
         self._feasible: dict[str, tuple[object, Mapping[str, int]]] = {}
 
     def models(self, fleet: Fleet) -> tuple[Model, ...]:
@@ -50,8 +49,8 @@ class Merged:
         limit = profile.limit
         return Model(
             id=profile.id,
-            created=self._created,
             loaded=any(replica.state in SERVES for _, replica in replicas),
+            status=_status({replica.state for _, replica in replicas}),
             feasible_on=tuple(name for name, models in feasible_by.items() if profile.id in models),
             locations=tuple(
                 Location(
@@ -70,6 +69,7 @@ class Merged:
             max_model_len=context or UNSET,
             max_input_tokens=limit.input or _input(context, limit),
             max_output_tokens=limit.output or UNSET,
+            meta=Meta(context) if context else UNSET,
         )
 
 
@@ -114,6 +114,15 @@ def _has_room(devices: tuple[Device, ...], profile: Profile, need_mb: int) -> bo
     share_mb = max(profile.min_device_vram_mb, -(-need_mb // profile.min_devices))
     kinds = [(device.kind, device.name, device.memory_mb) for device in devices if device.memory_mb >= share_mb]
     return any(kinds.count(kind) >= profile.min_devices for kind in kinds)
+
+
+def _status(states: Collection[State]) -> Status:
+    """The best that a model's replicas are, in llama.cpp's four words."""
+    if State.READY in states or State.DRAINING in states:
+        return Status("loaded")
+    if any(state in states for state in (State.LOADING, State.WAKING, State.RECOVERING)):
+        return Status("loading")
+    return Status("sleeping" if State.SLEEPING in states else "unloaded")
 
 
 def _context(

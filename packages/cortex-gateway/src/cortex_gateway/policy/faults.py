@@ -16,6 +16,9 @@ from cortex_core.neuron_api import REFUSALS, Refusal, RefusalBody
 from cortex_gateway.policy.usage import NOT_JSON
 
 _TOO_LONG = re.compile(r"maximum context length|maximum model length|longer than the maximum", re.IGNORECASE)
+_CONTEXT = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
+_PROMPT = re.compile(r"contains (?:at least )?(\d+) input tokens|prompt \(length (\d+)\)", re.IGNORECASE)
+_PARAMS = {Dialect.OPENAI_CHAT: "messages", Dialect.ANTHROPIC_MESSAGES: "messages", Dialect.OPENAI_RESPONSES: "input"}
 _BROKEN = "the engine could not answer"
 
 _KINDS = {
@@ -77,13 +80,21 @@ def engine_error(body: bytes, dialect: Dialect, status: int | None = None) -> Co
         error, status = _Error(), status or 500
     if status in (400, 409, 415, 422):
         if _TOO_LONG.search(error.message):
-            param = "messages" if dialect is Dialect.OPENAI_CHAT else "prompt"
-            return CortexError("context_exceeded", error.message, param=param)
+            return _too_long(error.message, _PARAMS.get(dialect, "prompt"))
         return CortexError("bad_request", error.message or "the engine refused the request", param=error.param)
     if status == 413:
         return CortexError("body_too_large", error.message or "the request is too large")
     if status == 429:
         return CortexError("rate_limited", "the engine takes no more requests now")
-    if status == 501:
-        return CortexError("unsupported", error.message or "the engine does not offer this")
+    if status in (404, 405, 501):  # a model of another task has no such route, or one that does nothing (L-06)
+        return CortexError("bad_request", "the model does not offer this: it was made for another task", param="model")
     return CortexError("upstream_failed", _BROKEN)
+
+
+def _too_long(message: str, param: str) -> CortexError:
+    """With the numbers, where the engine says them: agents shorten the conversation by them."""
+    details = {}
+    for name, pattern in (("context", _CONTEXT), ("prompt_tokens", _PROMPT)):
+        if (found := pattern.search(message)) is not None:
+            details[name] = int(found[found.lastindex or 1])
+    return CortexError("context_exceeded", message, param=param, details=details)

@@ -1,7 +1,7 @@
 """The simulated engine: no model, no weights, deterministic words. Everything it says is marked as simulated.
 
-It serves the two completion calls of OpenAI's API on a unix socket as a real engine does, at the speed that
-`[engine.sim]` gives. Given tools it calls one, with words for arguments. A word of the prompt makes it misbehave, for
+It serves the two completion calls of OpenAI's API on a unix socket as a real engine does, and counts tokens, at the speed
+that `[engine.sim]` gives. Given tools it calls one, with words for arguments. A word of the prompt makes it misbehave, for
 whoever wants to see what then happens:
 
     !error  answers 500          !die   the engine ends after the first token
@@ -210,6 +210,8 @@ class SimEngine:
                 await respond(send, 200, self._metrics(), [MARK], b"text/plain; version=0.0.4")
             case ("POST", "/v1/chat/completions" | "/v1/completions"):
                 await self._complete(request, send)
+            case ("POST", "/tokenize"):
+                await self._tokenize(request, send)
             case _:
                 await self._refuse(send, 404, f"the simulated engine has no {request.method} {request.path}")
 
@@ -240,6 +242,17 @@ class SimEngine:
         finally:
             self._active.discard(send)
             self._on_finished(run.finished())
+        return None
+
+    async def _tokenize(self, request: Request, send: Send) -> None:
+        try:
+            words = msgspec.json.decode(await request.body(), type=Ask).words()
+        except msgspec.DecodeError as error:
+            return await self._refuse(send, 400, str(error))
+        tokens = list(range(len(words)))
+        await respond_json(
+            send, 200, {"count": len(words), "max_model_len": self._facts.context, "tokens": tokens}, [MARK]
+        )
         return None
 
     async def pause(self, index: int, prompt: list[str]) -> None:

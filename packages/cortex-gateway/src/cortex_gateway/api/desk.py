@@ -1,0 +1,110 @@
+"""The way in for every request of a model: from bytes to a call, whatever its dialect."""
+
+from __future__ import annotations
+
+import time
+
+from cortex_core.config.cortex import Gateway
+from cortex_core.errors import CortexError, Dialect
+from cortex_core.http import Request, Send
+from cortex_gateway.api.errors import Ids
+from cortex_gateway.call import Call
+from cortex_gateway.dispatcher import Dispatcher, Want
+from cortex_gateway.held import Held
+from cortex_gateway.policy.aliases import Names
+from cortex_gateway.policy.body import MAX_SESSION, Target, read
+from cortex_gateway.policy.facts import facts
+from cortex_gateway.record import Record
+from cortex_gateway.relay import Relay
+from cortex_gateway.telemetry import Telemetry
+
+CHUNKED_BYTES = 1 << 20
+"""What a body of undeclared length is charged with. Real clients declare theirs (protocol rule 27)."""
+
+_SESSIONS = frozenset(
+    {b"x-claude-code-session-id", b"session-id", b"thread-id", b"x-session-id", b"x-session-affinity"}
+)
+"""Where the coding agents name their session (protocol rule 29)."""
+
+
+class Desk:
+    """Shared by all handlers that answer with a model's words."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        relay: Relay,
+        telemetry: Telemetry,
+        ids: Ids,
+        names: Names,
+        config: Gateway,
+    ) -> None:
+        self.relay = relay
+        self.telemetry = telemetry
+        self.ids = ids
+        self._dispatcher = dispatcher
+        self._names = names
+        self._config = config
+        self._held = Held(config.max_held_mb << 20)
+
+    def target(self, asked: str, dialect: Dialect) -> Target:
+        """The model that a name means.
+
+        Raises:
+            CortexError: model_not_found, in the words that the dialect's clients look for (E-04).
+        """
+        fleet = self._dispatcher.fleet
+        model = self._names.model(asked, fleet.profiles)
+        if model is None:
+            shown = asked[:100]
+            anthropic = dialect is Dialect.ANTHROPIC_MESSAGES
+            message = f"model: {shown}" if anthropic else f"the model `{shown}` does not exist"
+            raise CortexError("model_not_found", message, param="model")
+        profile = fleet.profiles[model]
+        return Target(model, facts(fleet, profile), profile.defaults)
+
+    async def call(
+        self,
+        request: Request,
+        send: Send,
+        dialect: Dialect,
+        target: str,
+        request_id: str,
+        *,
+        counting: bool = False,
+    ) -> Call:
+        """The call that a request is. `target` is the engine's path for it.
+
+        Raises:
+            CortexError: it is none, or there is no room for it.
+        """
+        arrived = time.monotonic()
+        declared, session = CHUNKED_BYTES, ""
+        for name, value in request.headers:
+            if name == b"content-length":
+                declared = int(value)
+            elif name in _SESSIONS:
+                session = value[:MAX_SESSION].decode("latin-1")
+        release = self._held.charge(declared)
+        try:
+            body = await request.body()
+            release.grow_to(len(body))
+            wanted = read(body, dialect, lambda asked: self.target(asked, dialect), counting=counting)
+        except BaseException:
+            release()
+            raise
+        want = Want(
+            model=wanted.model,
+            request_id=request_id,
+            caller=request.client or "",
+            session=session or wanted.session,
+            prompt_head=wanted.head,
+            tokens=wanted.tokens,
+            streaming=wanted.stream,
+            arrived=arrived,
+            hold_s=self._config.hold_s if wanted.stream else self._config.hold_not_streaming_s,
+        )
+        record = Record(
+            request_id=request_id, model=wanted.model, dialect=dialect, stream=wanted.stream, arrived=arrived
+        )
+        return Call(send, target, wanted, want, record, release)

@@ -1,0 +1,48 @@
+"""Names that clients use for a model besides its own: exact ones, patterns, and one for all that Claude Code asks for.
+
+Coding agents ask for models by name that nobody configured (protocol 0.12): sub-agents on `claude-haiku-…`, and a
+mark for a long context behind whatever name it is.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Mapping
+
+from msgspec import Struct
+
+LONG_CONTEXT = "[1m]"  # Claude Code's mark
+DISCOVERABLE = "anthropic/"  # Claude Code lists only models whose names begin so, or with claude
+_WILD = frozenset("*?")
+
+
+class Names(Struct, frozen=True, kw_only=True):
+    """The aliases of models.toml as they stand there; `default` is for claude-* names that nothing else knows."""
+
+    aliases: Mapping[str, str] = {}
+    default: str = ""
+
+    def model(self, asked: str, models: Collection[str]) -> str | None:
+        """The model that a name means; None: nobody's."""
+        for name in dict.fromkeys((asked, asked.removesuffix(LONG_CONTEXT))):
+            for known in (name, self.aliases.get(name), name.removeprefix(DISCOVERABLE)):
+                if known is not None and known in models:
+                    return known
+        name = asked.removesuffix(LONG_CONTEXT)
+        patterns = sorted((p for p in self.aliases if is_pattern(p)), key=lambda pattern: (-len(pattern), pattern))
+        for pattern in patterns:
+            if fnmatch.fnmatchcase(name, pattern) and self.aliases[pattern] in models:
+                return self.aliases[pattern]
+        return self.default if name.startswith("claude-") and self.default in models else None
+
+    def listed(self, models: Collection[str]) -> dict[str, str]:
+        """Alias → model, of those that are names and no patterns."""
+        return {
+            alias: model
+            for alias, model in self.aliases.items()
+            if model in models and alias not in models and not is_pattern(alias)
+        }
+
+
+def is_pattern(alias: str) -> bool:
+    return not _WILD.isdisjoint(alias)

@@ -1,0 +1,91 @@
+"""The list of models in the shapes that clients read: OpenAI's with aliases, Anthropic's, llama.cpp's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import UNSET, structs
+
+from cortex_core.errors import CortexError
+from cortex_core.gateway_api import Model
+from cortex_gateway.policy.aliases import DISCOVERABLE, Names
+
+DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
+_DISCOVERED = ("claude", "anthropic")
+
+
+def with_aliases(models: Sequence[Model], names: Names) -> tuple[Model, ...]:
+    """The models, and behind them the names that stand for one."""
+    known = {model.id: model for model in models}
+    return (*models, *(alias(known[model], name) for name, model in names.listed(known).items()))
+
+
+def alias(model: Model, name: str) -> Model:
+    """The entry of a model under another name."""
+    return model if name == model.id else structs.replace(model, id=name, root=model.id, parent=model.id)
+
+
+def anthropic(model: Model) -> dict[str, Any]:
+    """An entry as Anthropic has it. The epoch is its word for a date that nobody knows."""
+    created = datetime.fromtimestamp(model.created, UTC)
+    return {
+        "type": "model",
+        "id": model.id,
+        "display_name": model.id,
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "max_input_tokens": _or_none(model.max_input_tokens) or _or_none(model.max_model_len),
+        "max_tokens": _or_none(model.max_output_tokens) or _or_none(model.max_model_len),
+        "lifecycle": "active",
+        "line": None,
+        "capabilities": None,
+    }
+
+
+def anthropic_list(models: Sequence[Model], *, limit: str, after_id: str, before_id: str) -> dict[str, Any]:
+    """A page of the list. Claude Code takes only ids that begin with claude or anthropic, so each model has such a one.
+
+    Raises:
+        CortexError: bad_request, naming the parameter.
+    """
+    named = [alias(model, DISCOVERABLE + model.id) for model in models if not model.id.startswith(_DISCOVERED)]
+    every = [*models, *named]
+    size = DEFAULT_LIMIT
+    if limit:
+        if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LIMIT:
+            raise CortexError("bad_request", f"`limit` must be 1 to {MAX_LIMIT}", param="limit")
+        size = int(limit)
+    ids = [model.id for model in every]
+    first, last = 0, len(every)
+    if after_id in ids:
+        first = ids.index(after_id) + 1
+    if before_id in ids:
+        last = ids.index(before_id)
+        first = max(first, last - size)
+    page = every[first : min(last, first + size)]
+    more = first > 0 if before_id in ids and after_id not in ids else first + len(page) < last
+    return {
+        "data": [anthropic(model) for model in page],
+        "has_more": more,
+        "first_id": page[0].id if page else None,
+        "last_id": page[-1].id if page else None,
+    }
+
+
+def props(model: Model, build: str) -> dict[str, Any]:
+    """llama.cpp's `GET /props`, as far as it is known without a load."""
+    return {
+        "default_generation_settings": {"n_ctx": _or_none(model.max_model_len) or 0, "params": {}},
+        "total_slots": 1,
+        "model_alias": model.id,
+        "model_path": _or_none(model.root) or model.id,
+        "modalities": {"vision": "vision" in model.capabilities, "audio": "audio" in model.capabilities},
+        "chat_template": "",
+        "build_info": f"cortex {build}",
+        "is_sleeping": not model.loaded,
+    }
+
+
+def _or_none(value: Any) -> Any:
+    return None if value is UNSET else value
