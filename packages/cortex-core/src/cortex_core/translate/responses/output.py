@@ -6,6 +6,7 @@ stream gives to each.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ PART_ADDED, PART_DONE = "response.content_part.added", "response.content_part.do
 BEGUN = "in_progress"
 
 
-class Item:
+class Item(ABC):
     """One item. Its pieces, joined, are its text, its thought or its arguments; those not shown yet wait."""
 
     __slots__ = ("delta_head", "id", "pieces", "waiting")
@@ -42,8 +43,8 @@ class Item:
         return self.pieces[0] if self.pieces else ""
 
     @property
-    def id_prefix(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def id_prefix(self) -> str: ...
 
     @property
     def open(self) -> bool:
@@ -60,18 +61,18 @@ class Item:
         return True
 
     @property
+    @abstractmethod
     def delta(self) -> tuple[str, dict[str, Any]] | None:
         """The event that shows a piece; None: pieces are not shown as they come."""
-        raise NotImplementedError
 
-    def shape(self, status: str) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def shape(self, status: str) -> dict[str, Any]: ...
 
-    def opening(self) -> Iterator[Event]:
-        raise NotImplementedError
+    @abstractmethod
+    def opening(self) -> Iterator[Event]: ...
 
-    def closing(self, status: str) -> Iterator[Event]:
-        raise NotImplementedError
+    @abstractmethod
+    def closing(self, status: str) -> Iterator[Event]: ...
 
 
 class Thought(Item):
