@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex_core.errors import CortexError, Dialect
 from cortex_core.dialects.body import repair
+from cortex_core.errors import CortexError, Dialect
 from cortex_gateway.policy import body as bodies
 from cortex_gateway.policy.body import Engines, Target, Wanted
 
@@ -63,10 +63,10 @@ def test_completions_need_a_prompt() -> None:
 
 
 def test_values_keep_their_bytes() -> None:
-    body = '{ "model" : "m" , "temperature" : 1.0e0 , "x" : {"k" : [1 , 2.50 ]} , "messages" : [ {"role":"user", "content" : "\\u00e9é"} ] }'.encode()
-    assert read(body, CHAT).payload == (
-        '{"model":"m","temperature":1.0e0,"x":{"k" : [1 , 2.50 ]},"messages":[ {"role":"user", "content" : "\\u00e9é"} ]}'.encode()
-    )
+    said = '{"role":"user", "content" : "\\u00e9é"}'
+    body = '{ "model" : "m" , "temperature" : 1.0e0 , "x" : {"k" : [1 , 2.50 ]} , "messages" : [ %s ] }' % said
+    sent = '{"model":"m","temperature":1.0e0,"x":{"k" : [1 , 2.50 ]},"messages":[ %s ]}' % said
+    assert read(body.encode(), CHAT).payload == sent.encode()
 
 
 def test_a_key_given_twice_is_judged_and_sent_once() -> None:

@@ -1,8 +1,8 @@
 """The simulated engine: no model, no weights, deterministic words. Everything it says is marked as simulated.
 
-It serves the two completion calls of OpenAI's API on a unix socket as a real engine does, and counts tokens, at the speed
-that `[engine.sim]` gives. Given tools it calls one, with words for arguments. A word of the prompt makes it misbehave, for
-whoever wants to see what then happens:
+It serves the two completion calls of OpenAI's API on a unix socket as a real engine does, and counts tokens, at the
+speed that `[engine.sim]` gives. Given tools it calls one, with words for arguments. A word of the prompt makes it
+misbehave, for whoever wants to see what then happens:
 
     !error  answers 500          !die   the engine ends after the first token
     !hang   stops for ever after the first token, in this and every other request, and serves nothing any more
