@@ -87,7 +87,7 @@ def _systems(stage: Stage, plan: Plan, outcome: Outcome) -> list[System]:
         except Missing as missing:
             outcome.left_out.append(str(missing))
             say(f"  ! left out: {missing}")
-    outcome.versions = {system.name: system.version for system in systems if system.version}
+    outcome.versions = {system.name: system.version for system in systems if system.name not in (DIRECT, DOUBLE)}
     return systems
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 from cortex_core.config.cortex import Gateway
@@ -16,6 +16,7 @@ from tools.bench.mock import MODEL, Mock, free_port, request
 from tools.bench.native import Missing
 from tools.bench.peers import PEERS, Peer
 from tools.runner.children import Child, Children
+from tools.runner.environment import ROOT, version
 from tools.runner.report import step
 
 OURS, DIRECT, DOUBLE = "cortex", "direct", "cortex ×2"
@@ -119,6 +120,7 @@ def _litellm(scripts: Path, port: int, upstream: str, folder: Path) -> list[str 
     config.write_text(
         f"model_list:\n- model_name: {MODEL}\n  litellm_params:\n    model: openai/{MODEL}\n"
         f"    api_base: {upstream}/v1\n    api_key: sk-bench\n"
+        "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
     )
     address = ["--host", "127.0.0.1", "--port", str(port)]
     return [scripts / "litellm", "--config", config, *address, "--num_workers", "1", "--telemetry", "False"]
@@ -133,7 +135,10 @@ assert _COMMANDS.keys() == PEERS.keys()
 
 
 def _version() -> str:
+    """The distributions' one version, and the commit where there is one."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
-        return metadata.version("cortex-gateway")
-    except metadata.PackageNotFoundError:
-        return "from source"
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return version()
+    return f"{version()} at {commit}"
