@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,9 +14,14 @@ from typing import Any
 
 import pytest
 
+from cortex_core.config import Catalogue, ConfigError, CortexConfig
+from cortex_core.config.cortex import Gateway, Tls
+from cortex_core.http import address_of, bind
+from cortex_gateway.life import Life
+from cortex_gateway.processes import serve_processes
 from tests.support.chat import Answer, Chat, chatting
-from tests.support.processes import GatewayProcess, Host, NeuronProcess, alive, children, fleet
-from tests.support.until import eventually, until
+from tests.support.processes import START_S, GatewayProcess, Host, NeuronProcess, alive, children, environment, fleet
+from tests.support.until import eventually, until, until_async
 
 PROCESSES = 2
 REQUESTS = "cortex_requests_total"
@@ -176,3 +182,37 @@ def test_a_single_one_tells_systemd_of_its_neurons(host: Host, neuron: NeuronPro
     until(lambda: b"STATUS=1 of 1 neurons up, 0 requests" in systemd.told(), what="its state")
     assert gateway.stop() == 0
     assert [systemd.told().count(word) for word in (b"READY=1\n", b"STOPPING=1\n")] == [1, 1]
+
+
+class Told(Life):
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: tuple[str, str] | None = None
+
+    def started(self, address: str, metrics: str) -> None:
+        self.addresses = address, metrics
+
+
+async def test_what_cannot_be_started_now_is_started_as_soon_as_it_can(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    python, life = sys.executable, Told()
+    config = CortexConfig(gateway=Gateway(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", processes=2, drain_s=0.0))
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(serve_processes(config, Catalogue(), life))
+        await until_async(lambda: caplog.text.count("no gateway process can be started") >= 2)
+        monkeypatch.setattr(sys, "executable", python)
+        await until_async(lambda: life.addresses, timeout_s=START_S)
+        life.stop.set()
+
+
+async def test_addresses_and_certificates_are_the_parents_to_judge() -> None:
+    with bind("127.0.0.1:0") as taken:
+        config = CortexConfig(gateway=Gateway(listen=address_of(taken), processes=2))
+        with pytest.raises(OSError, match="cannot listen on"):
+            await serve_processes(config, Catalogue(), Life())
+    config = CortexConfig(gateway=Gateway(processes=2), tls=Tls(certificate="/none", key="/none"))
+    with pytest.raises(ConfigError, match="/none"):
+        await serve_processes(config, Catalogue(), Life())

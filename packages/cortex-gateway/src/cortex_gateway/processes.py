@@ -19,7 +19,7 @@ import sys
 import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import msgspec
 from msgspec import structs
@@ -174,17 +174,17 @@ class Children:
         async with asyncio.TaskGroup() as burials:
             while not stop.is_set():
                 began = loop.time()
-                child, setup = await self._start(listener)
-                burials.create_task(self._bury(child), name=f"gateway {child.process.pid}")
-                if stop.is_set():
-                    child.drain()
-                if await child.set_up(setup):
-                    self._look()
-                    await child.accepts_no_more()
+                try:
+                    child, setup = await self._start(listener)
+                except OSError as error:  # no memory, no descriptors: perhaps for a while
+                    log.error("no gateway process can be started: %s", error)
+                else:
+                    burials.create_task(self._bury(child), name=f"gateway {child.process.pid}")
+                    await self._attend(child, setup)
                 if stop.is_set():
                     return
                 pause_s = 0.0 if loop.time() - began >= STEADY_S else min(max(PAUSE_S, 2 * pause_s), PAUSE_MAX_S)
-                log.warning("gateway process %d accepts no more; the next one in %g s", child.process.pid, pause_s)
+                log.warning("a gateway process accepts no more; the next one starts in %g s", pause_s)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await stop.wait()
@@ -208,11 +208,11 @@ class Children:
 
     async def _start(self, listener: socket.socket) -> tuple[Child, Setup]:
         self._made += 1
-        metrics_listener = bind(f"unix:{self._folder}/{self._made}")
-        fds = listener.fileno(), metrics_listener.fileno()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
+        with ExitStack() as opened:
+            metrics_listener = opened.enter_context(bind(f"unix:{self._folder}/{self._made}"))
+            fds = listener.fileno(), metrics_listener.fileno()
+            ours, theirs = map(opened.enter_context, socket.socketpair())
+            ours.setblocking(False)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "cortex_gateway.child"),
                 stdin=theirs.fileno(),
@@ -220,12 +220,22 @@ class Children:
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent alone
                 env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
             )
+            theirs.close()
+            opened.pop_all()
         child = Child(process, ours, metrics_listener)
         self._alive[child] = None
         gateway = structs.replace(
             self._config.gateway, listen=f"fd:{fds[0]}", metrics_listen=f"fd:{fds[1]}", processes=1
         )
         return child, Setup(structs.replace(self._config, gateway=gateway), self._catalogue)
+
+    async def _attend(self, child: Child, setup: Setup) -> None:
+        """From its start until it accepts no more."""
+        if self._life.stop.is_set():
+            child.drain()
+        if await child.set_up(setup):
+            self._look()
+            await child.accepts_no_more()
 
     async def _bury(self, child: Child) -> None:
         status = await child.process.wait()
