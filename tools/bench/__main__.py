@@ -1,4 +1,4 @@
-"""`python3 -m tools.bench relay` and `neuron`: compile, install, measure, and print one table."""
+"""`python3 -m tools.bench relay` and its sisters: compile, install, measure, and print one table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     from tools.bench.native import Missing
 
     try:
-        heading, rows, notes = (_neuron if options.command == "neuron" else _relay)(options)
+        heading, rows, notes = MEASURE[options.command](options)
     except (Missing, Failed) as error:
         say(f"No figures: {error}")
         return 1
@@ -56,6 +56,16 @@ def _neuron(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
     return "Neuron", tables.neuron_table(outcome, plan), tables.neuron_notes(outcome, plan)
 
 
+def _schedule(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
+    from tools.bench import schedule
+
+    plan = schedule.Plan(options.rounds)
+    return "Schedule", schedule.table(schedule.run(plan)), schedule.notes(plan)
+
+
+MEASURE = {"relay": _relay, "neuron": _neuron, "schedule": _schedule}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools.bench", description="cortex beside its peers, in one run.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -67,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     neuron.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64], help="at a time (default 1 4 16 64)")
     neuron.add_argument("--loads", type=int, default=10, help="loads and unloads of ours (default 10)")
     neuron.add_argument("--stock-starts", type=int, default=3, help="starts and stops of stock vLLM (default 3)")
+    schedule = commands.add_parser("schedule", help="what a decision of the dispatcher costs")
     for command in (relay, neuron):
         command.add_argument("--seconds", type=float, default=2.0, help="of each run (default 2)")
+    for command in (relay, neuron, schedule):
         command.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default 3)")
         command.add_argument("--write", action="store_true", help="keep the table in tools/bench/RESULTS.md")
     return parser

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cortex_core.fleet import State
 from cortex_gateway.policy.eviction import ENUMERATE_AT_MOST, Leaver, Strategy, choose, leaver, may_leave, return_cost_s
+from cortex_gateway.policy.picture import Intent
 from tests.gateway.policy.fleets import card, known, neuron, picture, profile, replica
 
 
@@ -103,12 +104,13 @@ STAYS = [
 @pytest.mark.parametrize(("fields", "seen", "why"), STAYS)
 def test_why_one_stays(fields: dict[str, Any], seen: dict[str, Any], why: str) -> None:
     resident = replica("m2", **fields)
-    assert may_leave(picture(neuron("n1", resident), **seen), neuron("n1", resident), resident, set()) == why
+    assert may_leave(picture(neuron("n1", resident), **seen), neuron("n1", resident), resident) == why
 
 
 def test_one_that_is_already_leaving_is_not_chosen_twice() -> None:
     resident = replica("m2")
-    assert may_leave(picture(neuron("n1", resident)), neuron("n1"), resident, {("n1", "m2")}) == "already leaving"
+    swap = Intent(operation_id="o", model="m1", neuron="n1", devices=(), victims=("m2",))
+    assert may_leave(picture(neuron("n1", resident), intents={"o": swap}), neuron("n1"), resident) == "already leaving"
 
 
 def test_what_bringing_it_back_would_cost() -> None:

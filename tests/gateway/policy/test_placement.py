@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cortex_core.fleet import Checkpoint, Failure, Neuron, Share, State
 from cortex_gateway.policy.picture import Intent
-from cortex_gateway.policy.placement import DRAIN, EVICT, FREE, Candidate, candidates
+from cortex_gateway.policy.placement import Candidate, candidates, first
+from cortex_gateway.policy.survey import DRAIN, EVICT, FREE
 from tests.gateway.policy.fleets import CARD_MB, card, known, neuron, picture, profile, replica
 
 
@@ -78,8 +79,18 @@ def test_how_dear_a_place_is(where: Neuron, tier: int, victims: tuple[str, ...])
 
 
 def test_without_drain_nothing_busy_is_asked_to_leave() -> None:
-    [found] = candidates(picture(neuron("n1", replica("m2", in_flight=1))), profile(), drain=False)
-    assert (found.possible, found.now) == (True, False)
+    seen = picture(neuron("n1", replica("m2", in_flight=1)))
+    assert first(seen, profile(), seen.fleet.neurons.values(), most=EVICT) == ()
+    [found] = first(seen, profile(), seen.fleet.neurons.values(), most=DRAIN)
+    assert found.tier == DRAIN
+
+
+def test_of_many_neurons_only_those_that_could_be_best_are_looked_at() -> None:
+    """Three hundred, all full: what they could be is told by a few numbers each."""
+    alike = [neuron(f"n{n}", replica("m2")) for n in range(300)]
+    assert len(first(picture(*alike), profile(), alike)) == 1
+    used = [neuron(f"n{n}", replica("m2"), known=(known("m2", uses=n),)) for n in range(300)]
+    assert [c.neuron for c in first(picture(*used), profile(), used)] == ["n0"]
 
 
 # ---------------------------------------------------------------- why not
@@ -187,9 +198,9 @@ sizes = st.integers(1000, 24_000)
 residents = st.lists(st.tuples(sizes, st.booleans(), st.booleans(), st.sampled_from([0.0, 5.0])), max_size=5)
 
 
-@given(st.lists(residents, min_size=1, max_size=3), st.integers(1000, 30_000), st.booleans())
+@given(st.lists(residents, min_size=1, max_size=4), st.integers(1000, 30_000), st.sampled_from([FREE, EVICT, DRAIN]))
 def test_what_is_decided_fits_and_takes_nobody_it_must_not(
-    fleet: list[list[tuple[int, bool, bool, float]]], need_mb: int, drain: bool
+    fleet: list[list[tuple[int, bool, bool, float]]], need_mb: int, most: int
 ) -> None:
     """Shares fit once the victims left; no victim is pinned or in its turn, and none is needless."""
     neurons = []
@@ -201,20 +212,38 @@ def test_what_is_decided_fits_and_takes_nobody_it_must_not(
             left -= size
             name = f"r{index}{number}"
             replicas.append(replica(name, size, in_flight=int(busy), pinned=pinned, evictable_in_s=turn_s))
-        neurons.append(neuron(f"n{index}", *replicas))
+        used = [known(entry.model, uses=float(len(entry.model) + entry.memory_on("cuda:0") % 3)) for entry in replicas]
+        neurons.append(neuron(f"n{index}", *replicas, known=used))
     wanted = profile("m1", need_mb)
     seen = picture(*neurons)
-    found = candidates(seen, wanted, drain=drain)
-    assert sorted(c.neuron for c in found) == sorted(n.name for n in neurons)
-    for candidate in found:
+    every = candidates(seen, wanted)
+    assert sorted(c.neuron for c in every) == sorted(n.name for n in neurons)
+    assert all(candidate.now or candidate.reason for candidate in every)
+    looked = first(seen, wanted, neurons, most=most)
+    assert looked[:1] == tuple(c for c in every if c.now and c.tier <= most)[:1], "quickly found, and no other"
+    for candidate in (*looked, *(c for c in every if c.now)):
         where = seen.fleet.neurons[candidate.neuron]
-        if not candidate.now:
-            assert candidate.reason
-            continue
         freed_mb = sum(victim.memory_on("cuda:0") for victim in candidate.victims)
         assert where.free_mb(where.devices[0]) + freed_mb >= need_mb
         for victim in candidate.victims:
             assert not victim.pinned
             assert victim.evictable_in_s == 0
-            assert drain or not victim.in_flight
+            assert candidate.tier == DRAIN or not victim.in_flight
             assert where.free_mb(where.devices[0]) + freed_mb - victim.memory_on("cuda:0") < need_mb
+
+
+@given(st.lists(st.integers(0, 20_000), min_size=6, max_size=6), st.booleans(), st.integers(2, 3))
+def test_over_several_devices_the_quick_way_finds_the_same(held: list[int], busy: bool, wants: int) -> None:
+    neurons = [
+        neuron(
+            name,
+            *(
+                replica(f"{name}{n}", mb, on=(n,), in_flight=int(busy and n == 1))
+                for n, mb in enumerate(held[at : at + 3])
+            ),
+            devices=tuple(card(number) for number in range(3)),
+        )
+        for name, at in (("n1", 0), ("n2", 3))
+    ]
+    wanted, seen = profile("m1", 12_000 * wants, min_devices=wants), picture(*neurons)
+    assert first(seen, wanted, neurons)[:1] == tuple(c for c in candidates(seen, wanted) if c.now)[:1]

@@ -306,11 +306,13 @@ class Dispatcher:
     async def _wait(self, lease: Lease) -> tuple[Neuron, Replica] | None:
         """In the queue until granted. None: the replica went between the grant and now; wait again."""
         want = lease.want
+        joins = want.model in self._room
         waiter = self._room.enter(want, asyncio.get_running_loop().create_future(), self.clock())
         key: Key | None = None
         try:
             async with asyncio.timeout(want.arrived + want.hold_s - self.clock()):
-                self.pump()
+                if not joins:  # else nothing has changed since those before it were not served
+                    self.pump()
                 if not waiter.future.done() and self.picture().is_under_way(want.model):
                     waiter.swapped = True  # it joins a load that somebody else began
                 key = await waiter.future

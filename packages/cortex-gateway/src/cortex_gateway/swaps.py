@@ -12,8 +12,9 @@ from cortex_core.fleet import Replica
 from cortex_core.neuron_api import LoadRequest, Refusal, UnloadRequest, Victim
 from cortex_gateway.commands import Commands, Refused, Unreachable
 from cortex_gateway.policy.picture import Intent, Key, Picture
-from cortex_gateway.policy.placement import DRAIN, Candidate, candidates
+from cortex_gateway.policy.placement import Candidate, candidates
 from cortex_gateway.policy.schedule import Refuse, Swap, intend
+from cortex_gateway.policy.survey import DRAIN
 from cortex_gateway.policy.transitions import Answered
 from cortex_gateway.policy.upkeep import LetGo
 
@@ -77,6 +78,7 @@ class Swaps:
             return self._let_go(action, picture.now)
         intent = intend(picture, action, f"op-{uuid.uuid4().hex[:16]}")
         self._intents[intent.operation_id] = intent
+        self._dispatcher.moved(intent.neuron)
         return self._swap(intent, action)
 
     async def _swap(self, intent: Intent, swap: Swap) -> SwapRecord:
@@ -104,6 +106,7 @@ class Swaps:
                 self._believe(intent.neuron, neuron.instance_id, operation.replica)
         finally:
             del self._intents[intent.operation_id]
+            self._dispatcher.moved(intent.neuron)
         return self._ended(
             SwapRecord(
                 model=intent.model,

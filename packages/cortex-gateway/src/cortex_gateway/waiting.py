@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from cortex_core.errors import CortexError
+from cortex_gateway.policy.arrivals import Arrivals
 from cortex_gateway.policy.fairness import FairQueue
 from cortex_gateway.policy.schedule import Backlog
 
@@ -77,6 +78,7 @@ class WaitingRoom:
         self._queues: dict[str, FairQueue[Waiter]] = {}
         self._idle: OrderedDict[str, FairQueue[Waiter]] = OrderedDict()  # empty ones, for their callers' debts
         self._tickets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()  # → (arrived, until)
+        self._expected: dict[str, Arrivals] = {}  # model → those of its tickets
         self._max_waiters = max_waiters
         self._size = 0
 
@@ -114,7 +116,7 @@ class WaitingRoom:
             waiter = queue.pop()
             self._shrink(model, queue)
             if not waiter.future.done():
-                self._tickets.pop((model, waiter.caller), None)
+                self._forget((model, waiter.caller))
                 return waiter
         return None
 
@@ -124,7 +126,7 @@ class WaitingRoom:
         while (waiter := self.next(model)) is not None:
             taken.append(waiter)
         for key in [key for key in self._tickets if key[0] == model]:
-            del self._tickets[key]
+            self._forget(key)
         return taken
 
     def of(self, model: str) -> list[Waiter]:
@@ -133,10 +135,12 @@ class WaitingRoom:
 
     def expect_back(self, want: Want, arrived: float, now: float) -> None:
         """It is told to come again: until then its place is kept for it, and a load for it goes on."""
-        self._tickets[want.model, want.caller] = (arrived, now + TICKET_S)
-        self._tickets.move_to_end((want.model, want.caller))
+        key = (want.model, want.caller)
+        self._forget(key)
+        self._tickets[key] = (arrived, now + TICKET_S)
+        self._expected.setdefault(want.model, Arrivals()).add(arrived)
         if len(self._tickets) > ALL_WAITERS * self._max_waiters:
-            self._tickets.popitem(last=False)
+            self._forget(next(iter(self._tickets)))
 
     def charge(self, model: str, caller: str, tokens: float) -> None:
         """Correct the estimate of a request by what it took."""
@@ -145,24 +149,31 @@ class WaitingRoom:
             queue.charge(caller, tokens)
 
     def expire(self, now: float) -> None:
-        for key in [key for key, (_, until) in self._tickets.items() if until <= now]:
-            del self._tickets[key]
+        while self._tickets:
+            key, (_, until) = next(iter(self._tickets.items()))
+            if until > now:
+                return
+            self._forget(key)
+
+    def _forget(self, ticket: tuple[str, str]) -> None:
+        arrived, _ = self._tickets.pop(ticket, (None, None))
+        if arrived is not None:
+            expected = self._expected[ticket[0]]
+            expected.remove(arrived)
+            if not expected:
+                del self._expected[ticket[0]]
 
     def backlogs(self) -> list[Backlog]:
         """What waits, per model, tickets included."""
-        tickets: dict[str, list[float]] = {}
-        for (model, _), (arrived, _) in self._tickets.items():
-            tickets.setdefault(model, []).append(arrived)
         found = []
-        for model in {**self._queues, **tickets}:
-            queue, expected = self._queues.get(model), tickets.get(model, [])
-            ages = [*expected, *([queue.oldest()] if queue else [])]
+        for model in {**self._queues, **self._expected}:
+            queue, expected = self._queues.get(model), self._expected.get(model)
             found.append(
                 Backlog(
                     model=model,
                     waiters=len(queue) if queue else 0,
-                    tickets=len(expected),
-                    oldest=min(ages),
+                    tickets=len(expected) if expected else 0,
+                    oldest=min(arrivals.oldest() for arrivals in (queue, expected) if arrivals),
                     priority=queue.priority if queue else 5,
                 )
             )

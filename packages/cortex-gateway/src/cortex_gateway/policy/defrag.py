@@ -68,11 +68,10 @@ def _move(picture: Picture, neuron: Neuron, profile: Profile) -> Swap | None:
 def _movable(picture: Picture, neuron: Neuron) -> Iterable[tuple[Replica, Device]]:
     """Idle replicas on one device each, the smallest first."""
     devices = {device.id: device for device in neuron.devices}
-    condemned = picture.condemned()
     movable = [
         (replica, devices[replica.devices[0].id])
         for replica in neuron.replicas
-        if len(replica.devices) == 1 and not may_leave(picture, neuron, replica, condemned)
+        if len(replica.devices) == 1 and not may_leave(picture, neuron, replica)
     ]
 
     def size(entry: tuple[Replica, Device]) -> tuple[int, str]:

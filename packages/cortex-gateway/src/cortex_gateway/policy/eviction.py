@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from cortex_core.fleet import Device, Neuron, Profile, Replica, State
-from cortex_gateway.policy.picture import Key, Picture
+
+if TYPE_CHECKING:
+    from cortex_gateway.policy.picture import Picture
 
 Strategy = Literal["cost", "lru", "priority"]
 
 EVICTABLE = frozenset({State.READY, State.SLEEPING})
 ENUMERATE_AT_MOST = 12
 """Replicas on one device whose sets are all tried (4,096 of them); beyond that greedily, per megabyte."""
+ITS_TURN = "its turn"
+"""Why one stays, when that ends by time alone."""
 LOAD_MB_PER_S = 1000.0
 """What a load is taken to run at where none was measured."""
 
@@ -38,22 +42,22 @@ def is_pinned(picture: Picture, neuron: Neuron, replica: Replica) -> bool:
     return neuron.pins.get(replica.model, profile is not None and neuron.name in profile.pinned_on)
 
 
-def may_leave(picture: Picture, neuron: Neuron, replica: Replica, condemned: set[Key]) -> str:
+def may_leave(picture: Picture, neuron: Neuron, replica: Replica) -> str:
     """Empty when it may be let go at once, else why not, for people."""
-    stays = must_stay(picture, neuron, replica, condemned)
+    stays = must_stay(picture, neuron, replica)
     return stays or ("" if picture.is_idle(neuron, replica) else "busy")
 
 
-def must_stay(picture: Picture, neuron: Neuron, replica: Replica, condemned: set[Key]) -> str:
+def must_stay(picture: Picture, neuron: Neuron, replica: Replica) -> str:
     """Empty when it may be let go, once its requests have ended."""
     if is_pinned(picture, neuron, replica):
         return "pinned"
-    if (neuron.name, replica.id) in condemned:
+    if (neuron.name, replica.id) in picture.condemned:
         return "already leaving"
     if replica.state not in EVICTABLE:
         return replica.state
     if replica.evictable_in_s - max(0.0, picture.now - neuron.at) > 0:
-        return "its turn"
+        return ITS_TURN
     return ""
 
 

@@ -6,8 +6,9 @@ from cortex_core.fleet import Neuron, Profile
 from cortex_core.gateway_api import Explanation, Place
 from cortex_gateway.policy import turns
 from cortex_gateway.policy.picture import UNDER_WAY, Picture
-from cortex_gateway.policy.placement import DRAIN, Candidate, candidates
+from cortex_gateway.policy.placement import Candidate, candidates
 from cortex_gateway.policy.schedule import Backlog, Refuse, Swap, pick, place
+from cortex_gateway.policy.survey import DRAIN
 
 
 def explain(picture: Picture, model: str, key: str = "") -> Explanation:

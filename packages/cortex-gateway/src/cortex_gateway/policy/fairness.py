@@ -11,6 +11,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+from cortex_gateway.policy.arrivals import Arrivals
+
 QUANTUM = 2048
 """Tokens that a caller gains a round: about one ordinary request, so that rounds are short."""
 DEBT = 32 * QUANTUM
@@ -81,6 +83,7 @@ class FairQueue(Generic[Q]):
     def __init__(self) -> None:
         self._levels: dict[int, OrderedDict[str, _Caller[Q]]] = {}
         self._credit: OrderedDict[str, float] = OrderedDict()
+        self._arrivals = Arrivals()
         self._size = 0
 
     def __len__(self) -> int:
@@ -99,8 +102,7 @@ class FairQueue(Generic[Q]):
 
     def oldest(self) -> float:
         """Arrival of the one that waits longest."""
-        heads = (q[0].arrived for cs in self._levels.values() for c in cs.values() for q in c.sessions.values())
-        return min(heads)
+        return self._arrivals.oldest()
 
     def push(self, item: Q) -> None:
         callers = self._levels.setdefault(item.priority, OrderedDict())
@@ -108,13 +110,15 @@ class FairQueue(Generic[Q]):
             callers[item.caller] = _Caller()
             self._credit.setdefault(item.caller, 0.0)
         callers[item.caller].add(item)
+        self._arrivals.add(item.arrived)
         self._size += 1
 
     def pop(self) -> Q:
         """The next in turn. Callers in credit go round; when none is, time passes for all of them alike."""
         callers = self._levels[max(self._levels)]
         while True:
-            for name in tuple(callers):
+            for _ in range(len(callers)):
+                name = next(iter(callers))
                 if self._credit[name] >= 0:
                     return self._serve(callers, name)
                 callers.move_to_end(name)
@@ -125,6 +129,7 @@ class FairQueue(Generic[Q]):
     def _serve(self, callers: OrderedDict[str, _Caller[Q]], name: str) -> Q:
         caller = callers[name]
         item = caller.pop()
+        self._arrivals.remove(item.arrived)
         self._size -= 1
         self._charge(name, item.tokens)
         self._settle(callers, name, item.priority)
@@ -136,6 +141,7 @@ class FairQueue(Generic[Q]):
         caller = callers.get(item.caller) if callers else None
         if callers is None or caller is None or not caller.remove(item):
             return False
+        self._arrivals.remove(item.arrived)
         self._size -= 1
         self._settle(callers, item.caller, item.priority)
         return True

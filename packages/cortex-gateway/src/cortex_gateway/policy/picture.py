@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from cortex_core.fleet import Failure, Fleet, Neuron, Profile, Replica, Share, State
 from cortex_gateway.policy.breaker import Breaker
+from cortex_gateway.policy.survey import Surveys
 
 Key = tuple[str, str]  # (neuron, replica id), or (neuron, model) where said so
 
@@ -26,8 +28,8 @@ class Intent(Struct, frozen=True, kw_only=True):
     since: float = 0.0
 
 
-class Picture(Struct, frozen=True, kw_only=True):
-    """Read-only views of the dispatcher's state; nothing here is copied for a decision."""
+class Picture(Struct, frozen=True, kw_only=True, dict=True):
+    """Read-only views of the dispatcher's state, for the decisions of one moment; nothing here is copied for them."""
 
     fleet: Fleet
     now: float
@@ -42,6 +44,7 @@ class Picture(Struct, frozen=True, kw_only=True):
     breakers: Mapping[Key, Breaker] = {}
     pace_s: Mapping[Key, float] = {}  # seconds to a first token lately
     held_s: Mapping[str, float] = {}  # model → how long a lease is held, lately
+    surveys: Surveys = field(default_factory=Surveys)
 
     def replicas(self, model: str) -> Iterator[tuple[Neuron, Replica]]:
         """Those of one model on neurons that are up, through the fleet's index."""
@@ -54,14 +57,22 @@ class Picture(Struct, frozen=True, kw_only=True):
 
     def ready(self, model: str) -> Iterator[tuple[Neuron, Replica]]:
         """Those that take new requests, as far as is known here."""
-        condemned = self.condemned()
         for neuron, replica in self.replicas(model):
-            if replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in condemned:
+            if replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in self.condemned:
                 yield neuron, replica
 
+    @cached_property
     def condemned(self) -> set[Key]:
         """Replicas that a swap under way lets go."""
         return {(intent.neuron, victim) for intent in self.intents.values() for victim in intent.victims}
+
+    @cached_property
+    def _intended(self) -> dict[str, set[str]]:
+        """Neuron → devices on which a swap of ours moves something."""
+        devices: dict[str, set[str]] = {}
+        for intent in self.intents.values():
+            devices.setdefault(intent.neuron, set()).update(share.id for share in intent.devices)
+        return devices
 
     def is_under_way(self, model: str) -> bool:
         """Whether a load of it will end without our doing: joined, never started twice."""
@@ -71,7 +82,7 @@ class Picture(Struct, frozen=True, kw_only=True):
 
     def busy_devices(self, neuron: str) -> set[str]:
         """Devices on which something is being moved: one swap at a time for a device."""
-        busy = {share.id for i in self.intents.values() if i.neuron == neuron for share in i.devices}
+        busy = set(self._intended.get(neuron, ()))
         for replica in self.fleet.neurons[neuron].replicas:
             if replica.state in UNDER_WAY or replica.state is State.UNLOADING:
                 busy.update(share.id for share in replica.devices)
@@ -109,24 +120,26 @@ class Picture(Struct, frozen=True, kw_only=True):
 
     def failures(self, profile: Profile) -> list[tuple[Neuron, Failure, float]]:
         """Loads of it that failed and must not be tried again yet: where, how, and for how many seconds."""
-        found = []
-        for neuron in self.fleet.neurons.values():
-            for failure in neuron.failures:
-                if (failure.model, failure.digest) == (profile.id, profile.digest):
-                    wait_s = failure.retry_in_s - max(0.0, self.now - neuron.at)
-                    if wait_s > 0:
-                        found.append((neuron, failure, wait_s))
-        return found
+        failed = (neuron for neuron in self.fleet.neurons.values() if neuron.failures)
+        return [(neuron, *found) for neuron in failed if (found := self.failure(profile, neuron)) is not None]
 
-    def others_demand(self, model: str) -> tuple[int, float]:
-        """What other gateways have waiting: how many, and since when the oldest (monotonic, ours)."""
-        count, oldest = 0, self.now
-        seen: set[str] = set()
+    def failure(self, profile: Profile, neuron: Neuron) -> tuple[Failure, float] | None:
+        """The load of it that failed there and must not be tried again for so many seconds."""
+        for failure in neuron.failures:
+            if (failure.model, failure.digest) == (profile.id, profile.digest):
+                wait_s = failure.retry_in_s - max(0.0, self.now - neuron.at)
+                if wait_s > 0:
+                    return failure, wait_s
+        return None
+
+    @cached_property
+    def elsewhere(self) -> dict[str, float]:
+        """Model → since when the oldest of those that wait at other gateways does (monotonic, ours)."""
+        oldest: dict[str, float] = {}
         for neuron in self.fleet.neurons.values():
             for gateway, models in neuron.demand.items():
-                demand = models.get(model)
-                if gateway != self.gateway and gateway not in seen and demand is not None:
-                    seen.add(gateway)
-                    count += demand.waiters
-                    oldest = min(oldest, neuron.at - demand.oldest_wait_s)
-        return count, oldest
+                if gateway != self.gateway:
+                    for model, demand in models.items():
+                        since = neuron.at - demand.oldest_wait_s
+                        oldest[model] = min(since, oldest.get(model, since))
+        return oldest

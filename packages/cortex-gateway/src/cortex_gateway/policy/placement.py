@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 
 from msgspec import Struct
 
 from cortex_core.fleet import Device, Neuron, Profile, Replica, Share
 from cortex_core.gateway_api import Place, Room
 from cortex_gateway.policy.affinity import weight
-from cortex_gateway.policy.eviction import Leaver, choose, is_pinned, leaver, may_leave, must_stay
+from cortex_gateway.policy.eviction import Leaver, choose, is_pinned, leaver, may_leave
 from cortex_gateway.policy.picture import Picture
-
-FREE, EVICT, DRAIN = range(3)
-"""How dear a place is: nothing leaves, what is idle leaves, what is busy leaves once its requests have ended."""
-
-Rank = tuple[bool, int, float, int, int, int]
+from cortex_gateway.policy.survey import DRAIN, EVICT, FREE, Rank
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -31,7 +29,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     shares: tuple[Share, ...] = ()
     victims: tuple[Replica, ...] = ()
     devices: tuple[Room, ...] = ()
-    rank: Rank = (True, DRAIN, 0.0, 0, 0, 0)  # less is better: elsewhere than pinned, tier, cost, victims, -free, hash
+    rank: Rank = (True, DRAIN, 0.0, 0, 0)
+    tie: int = 0  # between equals: a hash that all gateways share
 
     def place(self) -> Place:
         """As people are told of it."""
@@ -60,15 +59,68 @@ class _Plan(Struct, frozen=True):
         return (self.tier, self.cost_s, len(self.leaving), -self.free_mb, self.device.id)
 
 
-def candidates(picture: Picture, profile: Profile, *, drain: bool = True) -> tuple[Candidate, ...]:
-    """Every neuron's verdict, the best first. Without `drain` only what is idle is asked to leave."""
-    verdicts = [_verdict(picture, profile, neuron, drain) for neuron in picture.fleet.neurons.values()]
-    return tuple(sorted(verdicts, key=lambda c: (not c.now, not c.possible, c.rank, c.neuron)))
+def candidates(picture: Picture, profile: Profile) -> tuple[Candidate, ...]:
+    """Every neuron's verdict, the best first, in full: for people. A decision takes `first`."""
+    verdicts = [_verdict(picture, profile, neuron, DRAIN) for neuron in picture.fleet.neurons.values()]
+    return tuple(sorted(verdicts, key=lambda c: (not c.now, not c.possible, c.rank, c.tie, c.neuron)))
 
 
-def _verdict(picture: Picture, profile: Profile, neuron: Neuron, drain: bool) -> Candidate:
-    need_mb = picture.need_mb(profile, neuron)
-    share_mb = max(profile.min_device_vram_mb, -(-need_mb // profile.min_devices))
+def first(picture: Picture, profile: Profile, neurons: Iterable[Neuron], *, most: int = DRAIN) -> tuple[Candidate, ...]:
+    """The place to take now, and behind it what else was looked at; empty: there is none within the tier `most`.
+
+    The same as the first of `candidates`. In order of what each neuron could be at best, only until none can be better.
+    """
+    bounds: list[tuple[Rank, Neuron]] = []
+    for neuron in neurons:
+        if not neuron.up or _is_missing(profile, neuron) or _hindrance(picture, profile, neuron):
+            continue
+        least = picture.surveys.of(picture, neuron).bound(_share_mb(picture, profile, neuron), most)
+        if least is not None:
+            bounds.append(((neuron.name not in profile.pinned_on, *least), neuron))
+    bounds.sort(key=itemgetter(0))
+    looked: list[Candidate] = []
+    for rank, alike in groupby(bounds, key=itemgetter(0)):
+        if looked and looked[0].rank < rank:
+            break
+        for neuron in sorted((n for _, n in alike), key=lambda n: _tie(profile.id, n.name)):
+            verdict = _verdict(picture, profile, neuron, most)
+            if verdict.now:
+                looked.append(verdict)
+                if verdict.rank == rank:
+                    break  # as good as it could be, and before its equals
+        looked.sort(key=lambda c: (c.rank, c.tie))
+    return tuple(looked)
+
+
+@lru_cache(maxsize=1 << 16)
+def _tie(model: str, neuron: str) -> int:
+    return weight(model, neuron)
+
+
+def could_hold(picture: Picture, profile: Profile, neuron: Neuron) -> bool:
+    """Whether it fits there now, or once what is not pinned has left. One that was never heard of might."""
+    if not neuron.instance_id:
+        return True
+    share_mb = _share_mb(picture, profile, neuron)
+    groups = list(_like(neuron, profile))
+    return not _is_missing(profile, neuron) and _could_ever(picture, neuron, groups, share_mb, profile.min_devices)
+
+
+def _is_missing(profile: Profile, neuron: Neuron) -> str:
+    """Why its checkpoint cannot be served there, for people; empty: it can."""
+    checkpoint = neuron.checkpoint(profile)
+    if checkpoint is None:
+        return "" if neuron.simulated else f"no checkpoint {profile.source or profile.id!r} in its model folder"
+    return checkpoint.problem
+
+
+def _share_mb(picture: Picture, profile: Profile, neuron: Neuron) -> int:
+    need_mb = profile.vram_mb or picture.need_mb(profile, neuron)
+    return max(profile.min_device_vram_mb, -(-need_mb // profile.min_devices))
+
+
+def _verdict(picture: Picture, profile: Profile, neuron: Neuron, most: int) -> Candidate:
+    need_mb, share_mb = picture.need_mb(profile, neuron), _share_mb(picture, profile, neuron)
 
     def no(reason: str, *, possible: bool) -> Candidate:
         devices = tuple(_view(picture, neuron, device, share_mb, profile) for device in neuron.devices)
@@ -76,22 +128,20 @@ def _verdict(picture: Picture, profile: Profile, neuron: Neuron, drain: bool) ->
 
     if not neuron.instance_id:
         return no(neuron.problem or "not heard of yet", possible=True)
-    checkpoint = neuron.checkpoint(profile)
-    if checkpoint is None and not neuron.simulated:
-        return no(f"no checkpoint {profile.source or profile.id!r} in its model folder", possible=False)
-    if checkpoint is not None and checkpoint.problem:
-        return no(checkpoint.problem, possible=False)
+    if missing := _is_missing(profile, neuron):
+        return no(missing, possible=False)
     groups = list(_like(neuron, profile))
     if not _could_ever(picture, neuron, groups, share_mb, profile.min_devices):
         return no(_too_small(profile, groups, share_mb), possible=False)
     if hindrance := _hindrance(picture, profile, neuron):
         return no(hindrance, possible=True)
-    plans = _best(picture, profile, neuron, groups, share_mb, drain)
+    plans = _best(picture, profile, neuron, groups, share_mb, most)
     if plans is None:
         return no("no room until something is idle", possible=True)
     victims = tuple({entry.replica.id: entry.replica for plan in plans for entry in plan.leaving}.values())
     tier, free_mb = max(plan.tier for plan in plans), min(plan.free_mb for plan in plans)
     cost_s = sum(plan.cost_s for plan in plans)
+    elsewhere = neuron.name not in profile.pinned_on
     return Candidate(
         neuron=neuron.name,
         possible=True,
@@ -101,14 +151,8 @@ def _verdict(picture: Picture, profile: Profile, neuron: Neuron, drain: bool) ->
         need_mb=need_mb,
         shares=tuple(Share(plan.device.id, share_mb) for plan in plans) if share_mb else (),
         victims=victims,
-        rank=(
-            neuron.name not in profile.pinned_on,
-            tier,
-            cost_s,
-            len(victims),
-            -free_mb,
-            weight(profile.id, neuron.name),
-        ),
+        rank=(elsewhere, tier, cost_s, len(victims), -free_mb),
+        tie=_tie(profile.id, neuron.name),
     )
 
 
@@ -118,11 +162,12 @@ def _hindrance(picture: Picture, profile: Profile, neuron: Neuron) -> str:
         return neuron.problem or "down"
     if neuron.cordoned:
         return "cordoned"
-    for where, failure, wait_s in picture.failures(profile):
-        if where.name == neuron.name:
-            return f"failed here ({failure.code}), tried again in {wait_s:.0f} s"
-    paused_s = picture.paused.get((neuron.name, profile.id), 0.0) - picture.now
-    return f"refused lately, asked again in {paused_s:.1f} s" if paused_s > 0 else ""
+    failed = picture.failure(profile, neuron) if neuron.failures else None
+    if failed is not None:
+        return f"failed here ({failed[0].code}), tried again in {failed[1]:.0f} s"
+    if picture.paused and (paused_s := picture.paused.get((neuron.name, profile.id), 0.0) - picture.now) > 0:
+        return f"refused lately, asked again in {paused_s:.1f} s"
+    return ""
 
 
 def _like(neuron: Neuron, profile: Profile) -> Iterator[list[Device]]:
@@ -149,21 +194,16 @@ def _could_ever(picture: Picture, neuron: Neuron, groups: list[list[Device]], sh
 
 
 def _best(
-    picture: Picture, profile: Profile, neuron: Neuron, groups: list[list[Device]], share_mb: int, drain: bool
+    picture: Picture, profile: Profile, neuron: Neuron, groups: list[list[Device]], share_mb: int, most: int
 ) -> Sequence[_Plan] | None:
     """The cheapest devices of one group, as many as the profile wants."""
-    busy, condemned = picture.busy_devices(neuron.name), picture.condemned()
-    idle = [r for r in neuron.replicas if not may_leave(picture, neuron, r, condemned)]
-    turned = [r for r in neuron.replicas if not must_stay(picture, neuron, r, condemned)] if drain else []
+    seen = picture.surveys.of(picture, neuron)
     best: list[_Plan] | None = None
     for group in groups:
-        plans = [
-            plan
-            for device in group
-            if device.id not in busy
-            and (plan := _plan(picture, profile, neuron, device, share_mb, idle, turned)) is not None
-        ]
-        plans = sorted(plans, key=lambda plan: plan.rank)[: profile.min_devices]
+        found = (
+            _plan(picture, profile, neuron, device, share_mb, most) for device in group if device.id in seen.free_mb
+        )
+        plans = sorted((plan for plan in found if plan), key=lambda plan: plan.rank)[: profile.min_devices]
         if len(plans) == profile.min_devices and (best is None or _sum(plans) < _sum(best)):
             best = plans
     return best
@@ -173,20 +213,13 @@ def _sum(plans: list[_Plan]) -> tuple[int, float, int]:
     return (max(p.tier for p in plans), sum(p.cost_s for p in plans), -min(p.free_mb for p in plans))
 
 
-def _plan(
-    picture: Picture,
-    profile: Profile,
-    neuron: Neuron,
-    device: Device,
-    share_mb: int,
-    idle: list[Replica],
-    turned: list[Replica],
-) -> _Plan | None:
-    free_mb = neuron.free_mb(device)
+def _plan(picture: Picture, profile: Profile, neuron: Neuron, device: Device, share_mb: int, most: int) -> _Plan | None:
+    seen = picture.surveys.of(picture, neuron)
+    free_mb = seen.free_mb[device.id]
     if free_mb >= share_mb:
         return _Plan(FREE, 0.0, device, free_mb, ())
-    for tier, replicas in ((EVICT, idle), (DRAIN, turned)):
-        leavers = [leaver(picture, neuron, device, replica) for replica in replicas]
+    for tier, places in ((EVICT, seen.idle), (DRAIN, seen.turned))[:most]:
+        leavers = [leaver(picture, neuron, device, neuron.replicas[place]) for place in places]
         leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile)
         if leaving is not None:
             return _Plan(tier, sum(entry.cost_s for entry in leaving), device, free_mb, leaving)
@@ -194,9 +227,9 @@ def _plan(
 
 
 def _view(picture: Picture, neuron: Neuron, device: Device, share_mb: int, profile: Profile) -> Room:
-    free_mb, condemned = neuron.free_mb(device), picture.condemned()
+    free_mb = neuron.free_mb(device)
     here = [replica for replica in neuron.replicas if replica.memory_on(device.id)]
-    stay = {replica.id: may_leave(picture, neuron, replica, condemned) for replica in here}
+    stay = {replica.id: may_leave(picture, neuron, replica) for replica in here}
     leavers = [leaver(picture, neuron, device, replica) for replica in here if not stay[replica.id]]
     leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile) if free_mb < share_mb else ()
     return Room(

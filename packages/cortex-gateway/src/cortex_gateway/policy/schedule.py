@@ -11,12 +11,13 @@ from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 
-from cortex_core.fleet import Neuron, Profile, Replica, Share, State
+from cortex_core.fleet import Neuron, Profile, Replica, Share
 from cortex_gateway.policy import turns
 from cortex_gateway.policy.affinity import Seat, seat_for
 from cortex_gateway.policy.breaker import state
-from cortex_gateway.policy.picture import Intent, Picture
-from cortex_gateway.policy.placement import FREE, Candidate, candidates
+from cortex_gateway.policy.picture import Intent, Key, Picture
+from cortex_gateway.policy.placement import Candidate, candidates, could_hold, first
+from cortex_gateway.policy.survey import DRAIN, EVICT, FREE
 
 NEURON_PATIENCE_S = 30.0
 """How long a request is held while no neuron that could serve it is up: longer than a daemon's restart takes."""
@@ -47,7 +48,7 @@ class Swap(Struct, frozen=True, kw_only=True):
     model: str
     candidate: Candidate
     reason: str = "waiters"
-    considered: tuple[Candidate, ...] = ()
+    considered: tuple[Candidate, ...] = ()  # the places that were looked at closely, the chosen one first
 
 
 class Refuse(Struct, frozen=True, kw_only=True):
@@ -88,15 +89,21 @@ def pick(picture: Picture, model: str, key: str = "") -> tuple[Neuron, Replica] 
 def schedule(picture: Picture, backlogs: Sequence[Backlog]) -> list[Action]:
     """All that can be decided now. Applying it and hearing of its results leads to the next call."""
     actions: list[Action] = []
-    homeless: list[Backlog] = []
+    leases = dict(picture.leases)
+    left: list[Backlog] = []
     for backlog in backlogs:
-        room = sum(picture.room(neuron, replica) for neuron, replica in picture.ready(backlog.model))
-        count = min(backlog.waiters, room)
+        count = _given(picture, backlog, leases)
         if count:
             actions.append(Serve(model=backlog.model, count=count))
+        left.append(structs.replace(backlog, waiters=backlog.waiters - count))
+    if actions:
+        taken = {neuron for neuron, replica in leases if not picture.leases.get((neuron, replica))}
+        picture = structs.replace(picture, leases=leases, surveys=picture.surveys.without(taken))
+    homeless: list[Backlog] = []
+    for backlog in left:
         if not _has_home(picture, backlog.model):
             homeless.append(backlog)
-        elif backlog.waiters > count and (swap := _another(picture, backlog, backlog.waiters - count)):
+        elif backlog.waiters and (swap := _another(picture, backlog)):
             actions.append(swap)
             picture = with_intent(picture, swap)
     for backlog in in_turn(picture, homeless):
@@ -109,14 +116,29 @@ def schedule(picture: Picture, backlogs: Sequence[Backlog]) -> list[Action]:
     return actions
 
 
+def _given(picture: Picture, backlog: Backlog, leases: dict[Key, int]) -> int:
+    """How many waiters get a lease now. `leases` is given them, so that no swap takes their replicas for idle."""
+    left = backlog.waiters
+    for neuron, replica in picture.ready(backlog.model) if left else ():
+        count = min(left, picture.room(neuron, replica))
+        if count:
+            key = (neuron.name, replica.id)
+            leases[key] = leases.get(key, 0) + count
+            left -= count
+    return backlog.waiters - left
+
+
 def in_turn(picture: Picture, backlogs: Iterable[Backlog]) -> list[Backlog]:
     """Whose turn is next: who has waited too long, then by priority, then who came first, at any gateway."""
     waiting = list(backlogs)
+    if len(waiting) < 2:
+        return waiting
+    soonest_s = turns.overdue_s(0.0, len(waiting))
 
     def rank(backlog: Backlog) -> tuple[bool, int, float]:
-        _, elsewhere = picture.others_demand(backlog.model)
-        oldest = min(backlog.oldest, elsewhere)
-        overdue = picture.now - oldest > turns.overdue_s(_load_s(picture, backlog.model), len(waiting))
+        oldest = min(backlog.oldest, picture.elsewhere.get(backlog.model, backlog.oldest))
+        waited_s = picture.now - oldest
+        overdue = waited_s > soonest_s and waited_s > turns.overdue_s(_load_s(picture, backlog.model), len(waiting))
         return (not overdue, 0 if overdue else -backlog.priority, oldest)
 
     return sorted(waiting, key=rank)
@@ -132,13 +154,15 @@ def place(picture: Picture, backlog: Backlog) -> Swap | Refuse | None:
         _, failure, wait_s = max(failed, key=lambda entry: entry[2])
         message = f"{backlog.model} failed to load: {failure.message or failure.code}"
         return Refuse(model=backlog.model, kind="load_failed", message=message, retry_after_s=wait_s)
-    considered = candidates(picture, profile, drain=not failed)
-    if considered and considered[0].now:
-        return Swap(model=backlog.model, candidate=considered[0], considered=considered)
-    possible = [picture.fleet.neurons[c.neuron] for c in considered if c.possible]
-    if not possible:
-        return cannot_fit(backlog.model, considered)
-    if not any(neuron.up for neuron in possible) and picture.now - backlog.oldest >= NEURON_PATIENCE_S:
+    neurons = picture.fleet.neurons.values()
+    looked = first(picture, profile, neurons, most=EVICT if failed else DRAIN)
+    if looked:
+        return Swap(model=backlog.model, candidate=looked[0], considered=looked)
+    if any(neuron.up and could_hold(picture, profile, neuron) for neuron in neurons):
+        return None
+    if not any(could_hold(picture, profile, neuron) for neuron in neurons):
+        return cannot_fit(backlog.model, candidates(picture, profile))
+    if picture.now - backlog.oldest >= NEURON_PATIENCE_S:
         message = f"no neuron that could serve {backlog.model} is up"
         return Refuse(model=backlog.model, kind="no_neuron", message=message)
     return None
@@ -159,19 +183,19 @@ def cannot_fit(model: str, considered: tuple[Candidate, ...]) -> Refuse:
     return Refuse(model=model, kind="model_cannot_fit", message=f"{model} cannot fit: {reasons}", details=details)
 
 
-def _another(picture: Picture, backlog: Backlog, left: int) -> Swap | None:
+def _another(picture: Picture, backlog: Backlog) -> Swap | None:
     """A further replica on memory that is free, when waiting would take longer than loading it."""
     profile = picture.fleet.profiles.get(backlog.model)
     ready = list(picture.ready(backlog.model))
     if profile is None or len(ready) >= profile.replicas.max or picture.is_under_way(backlog.model):
         return None
     slots = sum(replica.max_in_flight or 1 for _, replica in ready)
-    wait_s = left * picture.held_s.get(backlog.model, 0.0) / max(1, slots)
+    wait_s = backlog.waiters * picture.held_s.get(backlog.model, 0.0) / max(1, slots)
     if wait_s <= _load_s(picture, backlog.model):
         return None
     taken = {neuron.name for neuron, _ in ready}
-    free = [c for c in candidates(picture, profile, drain=False) if c.now and c.tier == FREE and c.neuron not in taken]
-    return Swap(model=backlog.model, candidate=free[0], reason="another replica") if free else None
+    free = first(picture, profile, (n for n in picture.fleet.neurons.values() if n.name not in taken), most=FREE)
+    return Swap(model=backlog.model, candidate=free[0], reason="another replica", considered=free) if free else None
 
 
 def _load_s(picture: Picture, model: str) -> float:
@@ -187,11 +211,7 @@ def _has_home(picture: Picture, model: str) -> bool:
     """Whether it is there, full perhaps, or on its way: then its waiters wait."""
     if picture.is_under_way(model):
         return True
-    condemned = picture.condemned()
-    return any(
-        replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in condemned
-        for neuron, replica in picture.replicas(model)
-    )
+    return next(picture.ready(model), None) is not None
 
 
 def intend(picture: Picture, swap: Swap, operation_id: str) -> Intent:
@@ -211,7 +231,8 @@ def intend(picture: Picture, swap: Swap, operation_id: str) -> Intent:
 def with_intent(picture: Picture, swap: Swap) -> Picture:
     """The picture with the swap already decided, so that the next plan respects it."""
     intent = intend(picture, swap, f"planned {swap.model}")
-    return structs.replace(picture, intents={**picture.intents, intent.operation_id: intent})
+    intents = {**picture.intents, intent.operation_id: intent}
+    return structs.replace(picture, intents=intents, surveys=picture.surveys.without([intent.neuron]))
 
 
 def hosts(picture: Picture, profile: Profile) -> list[str]:

@@ -9,8 +9,9 @@ from msgspec import Struct
 from cortex_core.fleet import Neuron, Profile, Replica, State
 from cortex_gateway.policy.eviction import is_pinned
 from cortex_gateway.policy.picture import Picture
-from cortex_gateway.policy.placement import candidates
+from cortex_gateway.policy.placement import first
 from cortex_gateway.policy.schedule import Swap, with_intent
+from cortex_gateway.policy.survey import EVICT
 from cortex_gateway.policy.turns import turn_s
 
 EXTRA_TURNS = 3.0
@@ -50,10 +51,10 @@ def _kept(picture: Picture, profile: Profile) -> list[Swap]:
     ]
     if not pinned and len(here) >= profile.replicas.min:
         return []
-    found = [c for c in candidates(picture, profile, drain=False) if c.now and c.neuron not in here]
-    chosen = [c for c in found if c.neuron in pinned] if pinned else found
+    names = pinned or [name for name in picture.fleet.neurons if name not in here]
+    found = first(picture, profile, [picture.fleet.neurons[name] for name in names], most=EVICT)
     reason = "pinned" if pinned else "replicas.min"
-    return [Swap(model=profile.id, candidate=c, reason=reason) for c in chosen[:1]]
+    return [Swap(model=profile.id, candidate=found[0], reason=reason)] if found else []
 
 
 def _let_go(picture: Picture, profile: Profile) -> list[LetGo]:
@@ -73,7 +74,7 @@ def _let_go(picture: Picture, profile: Profile) -> list[LetGo]:
 
 
 def _why_go(picture: Picture, profile: Profile, neuron: Neuron, replica: Replica, count: int) -> str:
-    if not picture.is_idle(neuron, replica) or (neuron.name, replica.id) in picture.condemned():
+    if not picture.is_idle(neuron, replica) or (neuron.name, replica.id) in picture.condemned:
         return ""
     idle_s = picture.idle_s(neuron, replica)
     if profile.ttl_s and idle_s >= profile.ttl_s:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from cortex_core.fleet import Profile, Replica, State
 from cortex_gateway.dispatcher import Want
+from cortex_gateway.policy.survey import Survey
 from cortex_gateway.sim.gateway import SimGateway
 from cortex_gateway.sim.neuron import SimNeuron
 from cortex_gateway.sim.truth import Row
@@ -56,6 +57,15 @@ def check_books(gateway: SimGateway) -> None:
     for (neuron, replica), held in gateway.held.items():
         counted = gateway.dispatcher.leases(neuron, replica)
         _must(counted >= held, f"{gateway.name} counts {counted} leases on {replica}, and {held} are held")
+
+
+def check_surveys(gateway: SimGateway) -> None:
+    """At any time: what the dispatcher keeps of a neuron is what it would find now."""
+    picture = gateway.dispatcher.picture()
+    for neuron in picture.fleet.neurons.values():
+        kept, found = picture.surveys.of(picture, neuron), Survey(picture, neuron)
+        for name in Survey.__slots__:
+            _must(getattr(kept, name) == getattr(found, name), f"{gateway.name} keeps a wrong {name} of {neuron.name}")
 
 
 def check_held(want: Want, now: float, kind: str, late_s: float) -> None:

@@ -131,6 +131,7 @@ class _World:
         invariants.check_change(neuron, row, self.gateways.values())
         for gateway in self.gateways.values():
             invariants.check_books(gateway)
+            invariants.check_surveys(gateway)
         self._look_at_turns(neuron.now)
 
     def _look_at_turns(self, now: float) -> None:

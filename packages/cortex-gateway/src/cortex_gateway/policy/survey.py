@@ -1,0 +1,133 @@
+"""What a neuron's devices hold and who could leave them: worked out once for all models that look for a place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from cortex_core.fleet import Neuron
+from cortex_gateway.policy.eviction import ITS_TURN, must_stay, return_cost_s
+
+if TYPE_CHECKING:
+    from cortex_gateway.policy.picture import Picture
+
+FREE, EVICT, DRAIN = range(3)
+"""How dear a place is: nothing leaves, what is idle leaves, what is busy leaves once its requests have ended."""
+
+Rank = tuple[bool, int, float, int, int]
+"""Less is better: elsewhere than pinned, tier, cost in seconds, victims, -free MB."""
+
+
+class Survey:
+    """One neuron, whatever the model.
+
+    Attributes:
+        free_mb: of each device on which nothing moves.
+        idle: places in its list of the replicas that may be let go at once; `turned`: of those, and of the busy ones
+            that have had their turn.
+        most_mb: the most that one device has or can have free, by tier.
+        least_s: by tier, the least that one of those who would leave costs when it is asked for again.
+        until: when the next turn ends by time alone.
+    """
+
+    __slots__ = ("free_mb", "idle", "least_s", "most_mb", "turned", "until")
+
+    def __init__(self, picture: Picture, neuron: Neuron) -> None:
+        free = {device.id: device.memory_mb - device.used_by_others_mb for device in neuron.devices}
+        idle_mb, turned_mb = dict.fromkeys(free, 0), dict.fromkeys(free, 0)
+        idle_s = turned_s = self.until = float("inf")
+        self.idle: list[int] = []
+        self.turned: list[int] = []
+        for place, replica in enumerate(neuron.replicas):
+            stays = must_stay(picture, neuron, replica)
+            is_idle = not stays and picture.is_idle(neuron, replica)
+            for share in replica.devices if replica.holds_memory else ():
+                if share.id in free:
+                    free[share.id] -= share.memory_mb
+                    turned_mb[share.id] += 0 if stays else share.memory_mb
+                    idle_mb[share.id] += share.memory_mb if is_idle else 0
+            if not stays:
+                cost_s = return_cost_s(neuron, replica)
+                self.turned.append(place)
+                turned_s = min(turned_s, cost_s)
+                if is_idle:
+                    self.idle.append(place)
+                    idle_s = min(idle_s, cost_s)
+            elif stays is ITS_TURN:
+                self.until = min(self.until, neuron.at + replica.evictable_in_s)
+        for device in picture.busy_devices(neuron.name):
+            free.pop(device, None)
+        self.free_mb = free
+        self.least_s = (0.0, idle_s, turned_s)
+        self.most_mb = (
+            max(free.values(), default=-1),
+            max((mb + idle_mb[device] for device, mb in free.items()), default=-1),
+            max((mb + turned_mb[device] for device, mb in free.items()), default=-1),
+        )
+
+    def bound(self, share_mb: int, most: int) -> tuple[int, float, int, int] | None:
+        """Tier, cost, victims and -free MB of the best that the neuron could be, or None: not within the tier `most`.
+
+        Exact for one device and one victim, and never too dear: who ranks behind it need not be looked at.
+        """
+        most_mb = self.most_mb
+        if most_mb[FREE] >= share_mb:
+            return (FREE, 0.0, 0, -most_mb[FREE])
+        for tier in range(EVICT, most + 1):
+            if most_mb[tier] >= share_mb:
+                return (tier, self.least_s[tier], 1, -most_mb[FREE])
+        return None
+
+
+class Surveys:
+    """Those of many neurons, kept over decisions until something about a neuron changes: whoever changes it says so."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Survey] = {}
+
+    def of(self, picture: Picture, neuron: Neuron) -> Survey:
+        found = self._kept.get(neuron.name)
+        if found is None or picture.now >= found.until:
+            found = self._kept[neuron.name] = Survey(picture, neuron)
+        return found
+
+    def forget(self, neuron: str) -> None:
+        """A lease, a swap or its state changed."""
+        self._kept.pop(neuron, None)
+
+    def forget_all(self) -> None:
+        self._kept.clear()
+
+    def heard(self, before: Neuron, after: Neuron) -> None:
+        """It told of itself; most of what is told every second changes nothing here."""
+        if not _are_alike(before, after):
+            self._kept.pop(after.name, None)
+
+    def without(self, neurons: Iterable[str]) -> Surveys:
+        """For a picture in which these are different."""
+        others = Surveys()
+        others._kept = self._kept.copy()
+        for name in neurons:
+            others._kept.pop(name, None)
+        return others
+
+
+def _are_alike(before: Neuron, after: Neuron) -> bool:
+    """Whether a survey of the one is one of the other."""
+    if before.known is not after.known or before.pins is not after.pins or len(before.replicas) != len(after.replicas):
+        return False
+    if before.devices is not after.devices and _memory(before) != _memory(after):
+        return False
+    return all(
+        one.version == other.version
+        and one.id == other.id
+        and (one.in_flight + one.queue > 0) == (other.in_flight + other.queue > 0)
+        and not (one.evictable_in_s or other.evictable_in_s)
+        for one, other in zip(before.replicas, after.replicas, strict=True)
+    )
+
+
+def _memory(neuron: Neuron) -> list[tuple[str, int, int]]:
+    return [(device.id, device.memory_mb, device.used_by_others_mb) for device in neuron.devices]
