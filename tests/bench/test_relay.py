@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import relay, report, tables
+from tools.bench import neuron, relay, report, tables
 from tools.bench.cores import Cores, cores
 from tools.bench.load import Failed, Load
 from tools.bench.mock import TOKENS, request
@@ -31,7 +31,7 @@ def children(tmp_path: Path) -> Iterator[Children]:
 
 @needs_tools
 def test_every_figure_of_ours_is_measured() -> None:
-    plan = Plan(seconds=0.2, rounds=1, open_streams=20, peers=())
+    plan = Plan(seconds=0.2, rounds=1, open_streams=20, peers=(), double=False)
     outcome = relay.run(plan)
     rows = tables.relay_table(outcome)
     assert rows[0] == ["", OURS, DIRECT, "goal for ours"]
@@ -75,3 +75,21 @@ def test_a_section_of_the_report_replaces_the_one_before_it(tmp_path: Path) -> N
     assert [word in text for word in ("first", "second", "third")] == [False, True, True]
     assert text.startswith("# Results\n")
     assert text.index("## Relay") < text.index("## Neuron")
+
+
+def test_the_neurons_table_divides_by_stock() -> None:
+    """Loads and starts are not taken in one round, so theirs is a ratio of medians."""
+    plan = neuron.Plan(streams=(1,))
+    figures = {"tokens_per_s_1": 100.0, "ttft_ms_1": 10.0, "cpu_us_1": 500.0}
+    slower = {"tokens_per_s_1": 95.0, "ttft_ms_1": 11.0, "cpu_us_1": 550.0}
+    rounds = [
+        {neuron.NEURON: {"load_s": 1.0, "unload_s": 0.5}},
+        {neuron.STOCK: {"load_s": 20.0, "unload_s": 5.0}},
+        {neuron.STOCK: figures, neuron.NEURON: slower, neuron.BOTH: slower},
+    ]
+    rows = tables.neuron_table(Outcome(Cores(0, 1, 1), rounds=rounds), plan)
+    assert rows[1] == ["tokens/s, 1 stream", "100", "95.0 (×0.95)", "95.0 (×0.95)", "≥ 0.92 ✓, ≥ 0.86 ✓"]
+    assert rows[-2:] == [
+        ["s from load to first token", "20.0", "1.00 (×0.05)", "–", "≤ 3 ✓"],
+        ["s to unload", "5.00", "0.50 (×0.10)", "–", "≤ 2 ✓"],
+    ]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cortex_core.config.cortex import Gateway
 from tools.bench.cores import Cores, pinned
 from tools.bench.mock import MODEL, Mock, free_port, request
 from tools.bench.native import Missing
@@ -21,8 +20,6 @@ from tools.runner.report import step
 
 OURS, DIRECT, DOUBLE = "cortex", "direct", "cortex ×2"
 START_S = 30.0
-PROCESSES = "processes" in Gateway.__struct_fields__
-"""Whether this gateway can run as several processes on one port."""
 
 
 @dataclass(frozen=True, slots=True)
