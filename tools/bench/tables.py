@@ -54,7 +54,7 @@ def relay_table(outcome: Outcome) -> Table:
         cells = [row.text]
         for system in systems:
             value, ratio = outcome.median(system, row.figure), outcome.ratio(row.figure, OURS, system)
-            shows_ratio = ratio is not None and system != OURS and "ttft" not in row.figure
+            shows_ratio = ratio is not None and system not in (OURS, DIRECT) and "ttft" not in row.figure
             cells.append("–" if value is None else number(value) + (f" (×{ratio:.2f})" if shows_ratio else ""))
         if cells.count("–") < len(systems):
             rows.append([*cells, _goal(row, outcome)])
