@@ -64,9 +64,9 @@ def test_completions_need_a_prompt() -> None:
 
 def test_values_keep_their_bytes() -> None:
     said = '{"role":"user", "content" : "\\u00e9é"}'
-    body = '{ "model" : "m" , "temperature" : 1.0e0 , "x" : {"k" : [1 , 2.50 ]} , "messages" : [ %s ] }' % said
-    sent = '{"model":"m","temperature":1.0e0,"x":{"k" : [1 , 2.50 ]},"messages":[ %s ]}' % said
-    assert read(body.encode(), CHAT).payload == sent.encode()
+    body = '{ "model" : "m" , "temperature" : 1.0e0 , "x" : {"k" : [1 , 2.50 ]} , "messages" : [ SAID ] }'
+    sent = '{"model":"m","temperature":1.0e0,"x":{"k" : [1 , 2.50 ]},"messages":[ SAID ]}'
+    assert read(body.replace("SAID", said).encode(), CHAT).payload == sent.replace("SAID", said).encode()
 
 
 def test_a_key_given_twice_is_judged_and_sent_once() -> None:

@@ -120,7 +120,7 @@ async def drained(response: Response) -> tuple[bytes, bool]:
 @asynccontextmanager
 async def gateway(
     neurons: Sequence[ScriptedNeuron],
-    models: Sequence[Profile],
+    models: Sequence[Profile] | Catalogue,
     *,
     token: str = "",
     tls: Tls = Tls(),  # noqa: B008 - frozen
@@ -134,9 +134,10 @@ async def gateway(
         fleet=FleetTable(token=token),
         neurons=tuple(NeuronEntry(name=neuron.name, endpoint=neuron.endpoint) for neuron in neurons),
     )
+    catalogue = models if isinstance(models, Catalogue) else Catalogue(models=tuple(models))
     addresses: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(serve(config, Catalogue(models=tuple(models)), _Told(addresses)))
+        task = tasks.create_task(serve(config, catalogue, _Told(addresses)))
         running = Running(*await addresses, task)
         try:
             yield running

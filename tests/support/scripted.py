@@ -34,6 +34,7 @@ from cortex_core.neuron_api import (
     Version,
 )
 
+OF_ENGINES = ("/tokenize", "/detokenize", "/classify", "/pooling")
 DONE = b"data: [DONE]\n\n"
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
 
@@ -213,7 +214,7 @@ class ScriptedNeuron:
         if self.token and request.header("authorization") != f"Bearer {self.token}":
             await refuses("unauthorized")(Asked(path=request.path, headers={}, body=b""), send)
             return
-        if request.path.startswith("/v1/"):
+        if request.path.startswith("/v1/") or request.path in OF_ENGINES:
             await self._answer(request, send)
             return
         headers = [] if self.api is None else [(neuron_api.API_HEADER.encode(), self.api.encode())]

@@ -24,11 +24,11 @@ class Names(Struct, frozen=True, kw_only=True):
 
     def model(self, asked: str, models: Collection[str]) -> str | None:
         """The model that a name means; None: nobody's."""
-        for name in dict.fromkeys((asked, asked.removesuffix(LONG_CONTEXT))):
-            for known in (name, self.aliases.get(name), name.removeprefix(DISCOVERABLE)):
-                if known is not None and known in models:
-                    return known
         name = asked.removesuffix(LONG_CONTEXT)
+        for known in (asked, name, name.removeprefix(DISCOVERABLE)):
+            for model in (known, self.aliases.get(known)):
+                if model is not None and model in models:
+                    return model
         patterns = sorted((p for p in self.aliases if is_pattern(p)), key=lambda pattern: (-len(pattern), pattern))
         for pattern in patterns:
             if fnmatch.fnmatchcase(name, pattern) and self.aliases[pattern] in models:
