@@ -37,6 +37,37 @@ def test_a_crash_is_hidden_from_who_only_waited(seed: int) -> None:
         assert max(answer.seconds for answer in outcome.answers) < 20
 
 
+ENGINE = Fault(at_s=10, kind="engine", model="m1", for_s=11)
+
+
+@SEEDS
+def test_an_engine_that_is_long_in_coming_back_holds_nobody_where_another_neuron_has_room(seed: int) -> None:
+    """What it is forked from died with it: a start takes 11 s longer than the load of a second."""
+    clients = (once("m1", 0), *(once("m1", 10.5 + n / 4, name=f"c{n}") for n in range(10)))
+    outcome = simulate(stage(16, cards_gb=(24, 24), clients=clients, faults=(ENGINE,), load_s=1.0), seed)
+    assert outcome.outcomes == {"served": 11}
+    assert {neuron for neuron, _ in outcome.loads} == {"n1", "n2"}
+    assert max(answer.seconds for answer in outcome.answers) < 1.5 + 1.0 + 1.0 + 1.5, "patience, a tick, a load, work"
+
+
+@SEEDS
+def test_nobody_leaves_for_what_comes_back_by_itself(seed: int) -> None:
+    clients = (once("m1", 0), again("m2", 15, pause_s=2), *(once("m1", 10.5 + n, name=f"c{n}") for n in range(10)))
+    scenario = stage(16, 16, cards_gb=(24, 24), clients=clients, faults=(ENGINE,), load_s=1.0)
+    outcome = simulate(scenario, seed)
+    assert outcome.outcomes == {"served": 26}
+    assert len(outcome.loads) == 2
+
+
+@SEEDS
+def test_one_that_comes_back_in_a_loads_time_is_waited_for(seed: int) -> None:
+    clients = (once("m1", 0), *(once("m1", 10.5 + n / 4, name=f"c{n}") for n in range(10)))
+    faults = (Fault(at_s=10, kind="engine", model="m1", for_s=0.5),)
+    outcome = simulate(stage(16, cards_gb=(24, 24), clients=clients, faults=faults, load_s=2.0), seed)
+    assert outcome.outcomes == {"served": 11}
+    assert len(outcome.loads) == 1
+
+
 @SEEDS
 def test_a_neuron_started_again_is_believed_anew(seed: int) -> None:
     """Too quick for anybody to notice the silence: only its identity tells."""

@@ -49,6 +49,9 @@ PROFILES = [profile("m1"), profile("m2"), profile("m3", 4000), profile("huge", 9
 LOADING = replica("m1", state=State.LOADING)
 FAILED = Failure(model="m1", digest=profile().digest, scope="model", code="oom", retry_in_s=7.0)
 
+RECOVERING = replica("m1", state=State.RECOVERING)
+FELL = {("n1", "m1"): 0.0}  # its load takes 10 s
+
 DECISIONS: list[tuple[str, Picture, list[Backlog], list[str]]] = [
     ("nobody waits", picture(neuron()), [], []),
     ("room", picture(neuron("n1", replica("m1"))), [waits(waiters=2)], ["serve 2 m1"]),
@@ -56,6 +59,16 @@ DECISIONS: list[tuple[str, Picture, list[Backlog], list[str]]] = [
     ("a load", picture(neuron()), [waits(waiters=9)], ["load m1 on n1"]),
     ("a load under way is joined", picture(neuron("n1", LOADING), neuron("n2")), [waits()], []),
     ("one that recovers too", picture(neuron("n1", replica("m1", state=State.RECOVERING))), [waits()], []),
+    ("a start after a death takes a load's time",
+     picture(neuron("n1", RECOVERING), neuron("n2"), now=14.9, fell_at=FELL), [waits()], []),
+    ("then there is another place", picture(neuron("n1", RECOVERING), neuron("n2"), now=15.1, fell_at=FELL),
+     [waits()], ["load m1 on n2"]),
+    ("of the two starts after it too", picture(neuron("n1", LOADING), neuron("n2"), now=15.1, fell_at=FELL),
+     [waits()], ["load m1 on n2"]),
+    ("on free memory only", picture(neuron("n1", RECOVERING), neuron("n2", replica("m2")), now=15.1, fell_at=FELL),
+     [waits()], []),
+    ("never beside itself", picture(neuron("n1", RECOVERING, devices=(card(0), card(1))), now=15.1, fell_at=FELL),
+     [waits()], []),
     (
         "our own load, not yet reported",
         picture(neuron(), intents={"o": Intent(operation_id="o", model="m1", neuron="n1", devices=())}),

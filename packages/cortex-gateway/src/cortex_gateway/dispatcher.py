@@ -21,8 +21,9 @@ from cortex_core.neuron_api import DemandRequest, Refusal
 from cortex_gateway.commands import Commands, Refused, Unreachable
 from cortex_gateway.policy.breaker import Breaker, after_failure, state
 from cortex_gateway.policy.defrag import defragment
-from cortex_gateway.policy.picture import UNDER_WAY, Key, Picture
+from cortex_gateway.policy.picture import Key, Picture
 from cortex_gateway.policy.placement import Candidate
+from cortex_gateway.policy.recovery import COMING, note
 from cortex_gateway.policy.schedule import Refuse, Serve, Swap, hosts, pick, schedule
 from cortex_gateway.policy.survey import Surveys
 from cortex_gateway.policy.transitions import Answered, Event, Reprofiled, apply
@@ -105,6 +106,7 @@ class Dispatcher:
         self._breakers: dict[Key, Breaker] = {}
         self._pace_s: dict[Key, float] = {}
         self._held_s: dict[str, float] = {}
+        self._fell_at: dict[Key, float] = {}
         self._surveys = Surveys()
         self._tasks: asyncio.TaskGroup | None = None
         self._cycles: dict[str, int] = {}  # completed swaps of a neuron since it was defragmented
@@ -143,6 +145,7 @@ class Dispatcher:
             breakers=self._breakers,
             pace_s=self._pace_s,
             held_s=self._held_s,
+            fell_at=self._fell_at,
             surveys=self._surveys,
         )
 
@@ -154,7 +157,9 @@ class Dispatcher:
         if isinstance(event, Reprofiled):
             self._surveys.forget_all()
         else:
-            self._surveys.heard(before.neurons[event.neuron], self._fleet.neurons[event.neuron])
+            was, now = before.neurons[event.neuron], self._fleet.neurons[event.neuron]
+            self._surveys.heard(was, now)
+            note(self._fell_at, was, now, self.clock())
         self.pump()
 
     def lease(self, want: Want) -> Lease:
@@ -383,7 +388,7 @@ class Dispatcher:
     def _forget_the_gone(self) -> None:
         """Replicas' ids are never used twice, so what is known of one that went is of no use."""
         here = {(neuron.name, replica.id) for neuron, replica in self._fleet.replicas()}
-        books: tuple[dict[Key, Any], ...] = (self._used_at, self._caps, self._breakers, self._pace_s)
+        books: tuple[dict[Key, Any], ...] = (self._used_at, self._caps, self._breakers, self._pace_s, self._fell_at)
         for book in books:
             for key in [key for key in book if key not in here and key not in self._leases]:
                 del book[key]
@@ -391,7 +396,7 @@ class Dispatcher:
     def _too_late(self, want: Want) -> CortexError:
         """What to tell one who waited `hold_s`: the load goes on without it."""
         for _, replica in self.picture().replicas(want.model):
-            if replica.state in UNDER_WAY:
+            if replica.state in COMING:
                 phase = f"{replica.phase or replica.state}, {replica.progress:.0%}"
                 left = f", about {replica.expected_s:.0f} s left" if replica.expected_s else ""
                 return CortexError("loading", f"{want.model} is loading ({phase}{left})")

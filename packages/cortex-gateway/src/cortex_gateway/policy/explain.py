@@ -5,7 +5,7 @@ from __future__ import annotations
 from cortex_core.fleet import Neuron, Profile
 from cortex_core.gateway_api import Explanation, Place
 from cortex_gateway.policy import turns
-from cortex_gateway.policy.picture import UNDER_WAY, Picture
+from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.placement import Candidate, candidates
 from cortex_gateway.policy.schedule import Backlog, Refuse, Swap, pick, place
 from cortex_gateway.policy.survey import DRAIN
@@ -29,7 +29,7 @@ def explain(picture: Picture, model: str, key: str = "") -> Explanation:
             neuron = picture.fleet.neurons[intent.neuron]
             return _joins(picture, profile, neuron, picture.now - intent.since, considered)
     for neuron, replica in picture.replicas(model):
-        if replica.state in UNDER_WAY:
+        if picture.is_coming(neuron, replica):
             spent_s = replica.progress * _load_s(picture, profile, neuron)
             return _joins(picture, profile, neuron, spent_s, considered)
     for neuron, replica in picture.ready(model):

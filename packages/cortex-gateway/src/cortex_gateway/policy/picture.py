@@ -10,11 +10,10 @@ from msgspec import Struct, field
 
 from cortex_core.fleet import Failure, Fleet, Neuron, Profile, Replica, Share, State
 from cortex_gateway.policy.breaker import Breaker
+from cortex_gateway.policy.recovery import COMING, is_late
 from cortex_gateway.policy.survey import Surveys
 
 Key = tuple[str, str]  # (neuron, replica id), or (neuron, model) where said so
-
-UNDER_WAY = frozenset({State.LOADING, State.RECOVERING, State.WAKING})
 
 
 class Intent(Struct, frozen=True, kw_only=True):
@@ -44,6 +43,7 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
     breakers: Mapping[Key, Breaker] = {}
     pace_s: Mapping[Key, float] = {}  # seconds to a first token lately
     held_s: Mapping[str, float] = {}  # model → how long a lease is held, lately
+    fell_at: Mapping[Key, float] = {}  # when the engine of a replica died that is not back yet
     surveys: Surveys = field(default_factory=Surveys)
 
     def replicas(self, model: str) -> Iterator[tuple[Neuron, Replica]]:
@@ -78,13 +78,23 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
         """Whether a load of it will end without our doing: joined, never started twice."""
         if any(intent.model == model for intent in self.intents.values()):
             return True
-        return any(replica.state in UNDER_WAY for _, replica in self.replicas(model))
+        return any(self.is_coming(neuron, replica) for neuron, replica in self.replicas(model))
+
+    def is_coming(self, neuron: Neuron, replica: Replica) -> bool:
+        """Whether it will take requests soon, as loads go."""
+        if replica.state not in COMING:
+            return False
+        fell_at = self.fell_at.get((neuron.name, replica.id))
+        if fell_at is None:
+            return True
+        known = neuron.known.get((replica.model, replica.digest))
+        return not is_late(replica, fell_at, known.load_s if known is not None else 0.0, self.now)
 
     def busy_devices(self, neuron: str) -> set[str]:
         """Devices on which something is being moved: one swap at a time for a device."""
         busy = set(self._intended.get(neuron, ()))
         for replica in self.fleet.neurons[neuron].replicas:
-            if replica.state in UNDER_WAY or replica.state is State.UNLOADING:
+            if replica.state in COMING or replica.state is State.UNLOADING:
                 busy.update(share.id for share in replica.devices)
         return busy
 

@@ -17,6 +17,7 @@ from cortex_gateway.policy.affinity import Seat, seat_for
 from cortex_gateway.policy.breaker import state
 from cortex_gateway.policy.picture import Intent, Key, Picture
 from cortex_gateway.policy.placement import Candidate, candidates, could_hold, first
+from cortex_gateway.policy.recovery import COMING
 from cortex_gateway.policy.survey import DRAIN, EVICT, FREE
 
 NEURON_PATIENCE_S = 30.0
@@ -155,7 +156,9 @@ def place(picture: Picture, backlog: Backlog) -> Swap | Refuse | None:
         message = f"{backlog.model} failed to load: {failure.message or failure.code}"
         return Refuse(model=backlog.model, kind="load_failed", message=message, retry_after_s=wait_s)
     neurons = picture.fleet.neurons.values()
-    looked = first(picture, profile, neurons, most=EVICT if failed else DRAIN)
+    late = {neuron.name for neuron, replica in picture.replicas(profile.id) if replica.state in COMING}
+    most = FREE if late else EVICT if failed else DRAIN
+    looked = first(picture, profile, (n for n in neurons if n.name not in late) if late else neurons, most=most)
     if looked:
         return Swap(model=backlog.model, candidate=looked[0], considered=looked)
     if any(neuron.up and could_hold(picture, profile, neuron) for neuron in neurons):

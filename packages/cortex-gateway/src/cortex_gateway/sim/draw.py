@@ -17,7 +17,7 @@ from cortex_gateway.sim.trouble import Fault, Kind
 from cortex_gateway.sim.truth import LoadFault, Model
 
 KINDS: tuple[Kind, ...] = (
-    *("crash", "crash", "partition", "partition", "clog", "loss", "load", "load", "load"),
+    *("crash", "crash", "engine", "engine", "partition", "partition", "clog", "loss", "load", "load", "load"),
     *("cordon", "gateway", "unload", "pin", "stranger"),
 )
 STRATEGIES: tuple[Strategy, ...] = ("cost", "cost", "lru", "priority")

@@ -65,7 +65,8 @@ def check_surveys(gateway: SimGateway) -> None:
     for neuron in picture.fleet.neurons.values():
         kept, found = picture.surveys.of(picture, neuron), Survey(picture, neuron)
         for name in Survey.__slots__:
-            _must(getattr(kept, name) == getattr(found, name), f"{gateway.name} keeps a wrong {name} of {neuron.name}")
+            believed, true = getattr(kept, name), getattr(found, name)
+            _must(believed == true, f"{gateway.name} keeps {name} {believed} of {neuron.name}, and it is {true}")
 
 
 def check_held(want: Want, now: float, kind: str, late_s: float) -> None:

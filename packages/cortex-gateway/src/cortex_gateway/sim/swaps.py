@@ -14,6 +14,7 @@ from cortex_gateway.sim.connection import Broken
 from cortex_gateway.sim.engine import Engine
 from cortex_gateway.sim.truth import GUARD_S, LoadFault, Model, Row, Truth
 
+COMING = frozenset({State.LOADING, State.RECOVERING})
 MOVING = frozenset({State.LOADING, State.DRAINING, State.UNLOADING})
 
 
@@ -126,8 +127,9 @@ class Swaps(Truth):
         for row in self.rows.values():
             if row.model != request.model or row.id in moved:
                 continue
-            if row.state is State.LOADING:
-                return next(running for running in self._operations.values() if running.row is row)
+            if row.state in COMING:
+                running = (one for one in self._operations.values() if one.row is row and not one.ended.is_set())
+                return next(running)
             other = request.profile is not None and row.digest != request.profile.digest
             if row.state is State.READY and not (request.replace and other):
                 return row
@@ -230,6 +232,23 @@ class Swaps(Truth):
         row.ready_at = self.now
         row.load_s = row.ready_at - row.since
         self.learned(row)
+        self.changed(row, State.READY)
+        running.end()
+
+    def fell(self, model: str, dead_s: float) -> None:
+        """The engine of a model dies by itself, and is started again: `dead_s` and a load later it is back."""
+        for row in [row for row in self.rows.values() if row.model == model and row.state is State.READY]:
+            self.cut += row.engine.cut()
+            row.engine = Engine(row.engine.speed)
+            running = Running(LoadRequest(model=model), row)
+            self._operations[f"{row.id} again {self.now}"] = running
+            self.changed(row, State.RECOVERING)
+            self._start(row, self._revive(running, dead_s))
+
+    async def _revive(self, running: Running, dead_s: float) -> None:
+        row = running.row
+        await asyncio.sleep(dead_s + self.models[row.model].load_s)
+        row.ready_at = self.now
         self.changed(row, State.READY)
         running.end()
 

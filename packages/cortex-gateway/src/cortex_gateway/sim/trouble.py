@@ -16,7 +16,7 @@ from cortex_gateway.sim.link import Link
 from cortex_gateway.sim.neuron import SimNeuron
 from cortex_gateway.sim.truth import LoadFault
 
-Kind = Literal["crash", "partition", "clog", "loss", "load", "cordon", "gateway", "unload", "pin", "stranger"]
+Kind = Literal["crash", "engine", "partition", "clog", "loss", "load", "cordon", "gateway", "unload", "pin", "stranger"]
 
 
 class Fault(Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class Fault(Struct, frozen=True, kw_only=True):
     neuron: str = ""  # empty: every one
     gateway: str = ""  # of a partition, a loss or a gateway's death; empty: every one
     for_s: float = 0.0
-    model: str = ""  # of a load, an unload or a pin
+    model: str = ""  # of an engine, a load, an unload or a pin
     load: LoadFault = LoadFault()
     mode: Literal["idle", "drain", "cut"] = "drain"  # of an unload
     loss: float = 0.5  # the share of events and polls
@@ -76,6 +76,12 @@ async def _crash(hit: Hit) -> None:
     await asyncio.sleep(hit.fault.for_s)
     for neuron in up:
         neuron.start()
+
+
+async def _engine(hit: Hit) -> None:
+    """It dies alone, and its next start begins `for_s` later."""
+    for neuron in hit.neurons:
+        neuron.fell(hit.fault.model, hit.fault.for_s)
 
 
 async def _partition(hit: Hit) -> None:
@@ -145,6 +151,7 @@ async def _stranger(hit: Hit) -> None:
 
 _BEFALL: Mapping[Kind, Callable[[Hit], Awaitable[None]]] = {
     "crash": _crash,
+    "engine": _engine,
     "partition": _partition,
     "clog": _clog,
     "loss": _partition,

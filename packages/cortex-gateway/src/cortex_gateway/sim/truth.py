@@ -122,7 +122,7 @@ class Truth:
             known=tuple(self._known.values()),
             failures=tuple(failures),
             demand=self._demands(),
-            pins=self.pins,
+            pins=dict(self.pins),
             cordoned=self.cordoned,
             simulated=True,
         )
