@@ -58,14 +58,25 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "tools.bench", *(session.posargs or ["relay", "--write"]))
 
 
+def with_engine(session: nox.Session) -> str:
+    """The interpreter of the environment with the engine, which tools/run.py makes."""
+    code = "from tools.runner.environment import ENGINE, ready; print(ready(ENGINE))"
+    said = session.run("python3", "-c", code, silent=True)
+    return str(said).strip().splitlines()[-1]
+
+
+@nox.session(venv_backend="none")
+def architectures(session: nox.Session) -> None:
+    """Memory as it is estimated before a load against the engine's own figures, over all architectures."""
+    command = ["-m", "pytest", "-s", "tests/neuron/engine/test_memory.py", *session.posargs]
+    session.run(with_engine(session), *command, external=True, env={"ARCHITECTURES": "1"})
+
+
 @nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train the tiny model with its whole budget; every skill must reach an accuracy of 0.95."""
-    code = "from tools.runner.environment import ENGINE, ready; print(ready(ENGINE))"
-    said = session.run("python3", "-c", code, silent=True)
-    python = str(said).strip().splitlines()[-1]
     out = Path(session.create_tmp()) / "checkpoint"
-    session.run(python, "-m", "tools.tinymodel", "train", str(out), "--check", "0.95", external=True)
+    session.run(with_engine(session), "-m", "tools.tinymodel", "train", str(out), "--check", "0.95", external=True)
 
 
 @nox.session

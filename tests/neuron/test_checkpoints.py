@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from neuron.cache import Layers
 from neuron.checkpoints import fingerprint, list_checkpoints, read_checkpoint
 from tools.tinymodel.fleet import CHECKPOINT
 
@@ -41,7 +42,7 @@ def test_a_plain_checkpoint(tmp_path: Path) -> None:
     facts = read_checkpoint(make(tmp_path / "m"), "m")
     assert facts.problem == ""
     assert (facts.architecture, facts.weights_bytes, facts.context) == ("LlamaForCausalLM", 1024, 2048)
-    assert facts.kv_values_per_token == 2 * 4 * 2 * (256 // 8)
+    assert facts.layers == Layers(full=4, values=2 * 2 * (256 // 8))
     assert facts.kv_heads == 2
 
 
@@ -52,19 +53,34 @@ def test_the_tiny_model_is_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "values", "divisible"),
+    ("changes", "layers", "divisible"),
     [
-        ({"head_dim": 64}, 2 * 4 * 2 * 64, True),
-        ({"num_key_value_heads": None}, 2 * 4 * 8 * 32, True),
-        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, 4 * 576, False),
-        ({"layer_types": ["linear_attention", "full_attention"] * 2}, 2 * 2 * 2 * 32, True),
-        ({"layer_types": ["sliding_attention", "full_attention"] * 2}, 2 * 4 * 2 * 32, True),
-        ({"num_attention_heads": None}, 0, True),  # Mamba
+        ({"head_dim": 64}, Layers(full=4, values=256), True),
+        ({"num_key_value_heads": None}, Layers(full=4, values=512), True),
+        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, Layers(full=4, values=576), False),
+        ({"layer_types": ["linear_attention", "full_attention"] * 2}, Layers(full=2, values=128), True),
+        (
+            {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 512},
+            Layers(full=2, sliding=2, window=512, values=128),
+            True,
+        ),
+        (
+            {"layer_types": ["chunked_attention", "full_attention"] * 2, "attention_chunk_size": 64},
+            Layers(full=2, sliding=2, window=64, values=128),
+            True,
+        ),
+        ({"layer_types": ["sliding_attention"] * 4}, Layers(full=4, values=128), True),  # of what size?
+        ({"sliding_window": 256}, Layers(sliding=4, window=256, values=128), True),  # Mistral
+        ({"sliding_window": 256, "use_sliding_window": False}, Layers(full=4, values=128), True),  # Qwen2
+        ({"sliding_window": None}, Layers(full=4, values=128), True),
+        ({"num_attention_heads": None}, Layers(), True),  # Mamba
+        ({"model_type": "bert"}, Layers(), True),  # reads a text once
+        ({"model_type": "bert", "is_decoder": True}, Layers(full=4, values=128), True),
     ],
 )
-def test_what_the_cache_keeps(tmp_path: Path, changes: dict[str, Any], values: int, divisible: bool) -> None:
+def test_what_the_cache_keeps(tmp_path: Path, changes: dict[str, Any], layers: Layers, divisible: bool) -> None:
     facts = read_checkpoint(make(tmp_path / "m", CONFIG | changes), "m")
-    assert (facts.problem, facts.kv_values_per_token, facts.kv_divisible) == ("", values, divisible)
+    assert (facts.problem, facts.layers, facts.kv_divisible) == ("", layers, divisible)
 
 
 def test_the_inner_config_of_a_vision_model_counts(tmp_path: Path) -> None:

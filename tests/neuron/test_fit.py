@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex_core.fleet import MEBIBYTE, Device, Known, Limit, Profile, Share
+from neuron.cache import BLOCK, Layers
 from neuron.checkpoints import Facts
 from neuron.fit import (
     CONTEXT_LEAST,
@@ -20,8 +21,8 @@ from neuron.fit import (
     Fit,
     Need,
     as_checkpoint,
+    cache_of,
     fit,
-    kv_bytes_per_token,
     max_in_flight,
     need,
 )
@@ -33,7 +34,7 @@ LARGE = Facts(
     architecture="Qwen3ForCausalLM",
     weights_bytes=15_623 * MEBIBYTE,
     context=40_960,
-    kv_values_per_token=2 * 36 * 8 * 128,
+    layers=Layers(full=36, values=2 * 8 * 128),
     kv_heads=8,
 )
 SMALL = Facts(
@@ -42,7 +43,7 @@ SMALL = Facts(
     architecture="LlamaForCausalLM",
     weights_bytes=100 * MEBIBYTE,
     context=1024,
-    kv_values_per_token=512,
+    layers=Layers(full=2, values=256),
     kv_heads=4,
 )
 
@@ -59,13 +60,14 @@ def test_the_need_is_weights_overhead_and_a_cache_for_one_long_request() -> None
     found = need(LARGE, Profile(id="large"), kind="cuda")
     assert found.weights_mb == 15_623
     assert found.overhead_mb == OVERHEAD_MB["cuda"]
-    assert found.kv_bytes_per_token == 147_456
-    assert found.kv_mb == KV_TOKENS_MOST * 147_456 / MEBIBYTE
+    assert found.cache.bytes_per_token == 147_456
+    assert found.kv_mb == (KV_TOKENS_MOST + BLOCK) * 147_456 / MEBIBYTE
     assert found.memory_mb == found.weights_mb + found.overhead_mb + found.kv_mb
 
 
 def test_a_short_context_gets_a_cache_for_several_requests() -> None:
-    assert need(SMALL, Profile(id="small")).kv_mb == KV_TOKENS_LEAST * 1024 / MEBIBYTE
+    requests = KV_TOKENS_LEAST // SMALL.context
+    assert need(SMALL, Profile(id="small")).kv_mb == requests * (SMALL.context + BLOCK) * 1024 / MEBIBYTE
 
 
 def test_what_a_load_showed_takes_the_place_of_the_guess() -> None:
@@ -84,7 +86,21 @@ def test_what_a_load_showed_takes_the_place_of_the_guess() -> None:
     ],
 )
 def test_bytes_per_token(engine: dict[str, Any], spread: int, expected: float) -> None:
-    assert kv_bytes_per_token(LARGE, engine, spread) == expected
+    assert cache_of(LARGE, engine, "cuda", spread).bytes_per_token == expected
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "expected"),
+    [
+        ({}, "cpu", 2048),
+        ({}, "cuda", 2 * 8192),  # a GPU gets the next batch while it computes
+        ({"max_num_batched_tokens": 512}, "cpu", 512),
+        ({"max_num_batched_tokens": 512}, "cuda", 1024),
+        ({"max_num_batched_tokens": "many"}, "cpu", 2048),  # the engine will refuse it
+    ],
+)
+def test_tokens_in_flight(engine: dict[str, Any], kind: str, expected: int) -> None:
+    assert cache_of(LARGE, engine, kind).in_flight == expected
 
 
 def test_vram_mb_is_the_whole_and_the_cache_is_what_is_left() -> None:
@@ -93,7 +109,8 @@ def test_vram_mb_is_the_whole_and_the_cache_is_what_is_left() -> None:
     assert isinstance(found, Fit)
     assert found.shares == (Share("cuda:0", 20_000),)
     assert found.kv_cache_mb == 20_000 - 15_623 - OVERHEAD_MB["cuda"]
-    assert found.context == found.kv_cache_mb * MEBIBYTE // 147_456 < LARGE.context
+    filled = found.kv_cache_mb * MEBIBYTE / 147_456
+    assert filled - 2 * BLOCK - 1 < found.context < filled
 
 
 def test_a_card_too_small_for_the_wish_is_filled() -> None:
@@ -118,9 +135,9 @@ def test_no_room_now_is_no_error_and_says_what_is_needed() -> None:
 
 
 def test_no_room_ever_is_an_error_with_the_numbers() -> None:
-    with pytest.raises(CannotFit, match=r"large needs 17011 MB at least .* the largest here has 8000 MB") as caught:
+    with pytest.raises(CannotFit, match=r"large needs 17029 MB at least .* the largest here has 8000 MB") as caught:
         fit(LARGE, Profile(id="large"), [cuda(0, 8000)], {"cuda:0": 8000})
-    assert (caught.value.need_mb, caught.value.free_mb) == (17_011, 8000)
+    assert (caught.value.need_mb, caught.value.free_mb) == (17_029, 8000)
 
 
 def test_tensor_parallel_takes_like_devices_and_divides() -> None:
@@ -215,4 +232,4 @@ def test_a_fit_lies_within_what_is_free(sizes: list[int], used: list[int], profi
     assert all(share.memory_mb <= left[share.id] for share in found.shares)
     wanted = need(facts, profile, kind="cuda", devices=len(found.shares))
     assert found.kv_cache_mb >= wanted.kv_least_mb
-    assert found.context * wanted.kv_bytes_per_token <= found.kv_cache_mb * MEBIBYTE
+    assert wanted.cache.bytes_for(found.context) <= found.kv_cache_mb * MEBIBYTE

@@ -35,6 +35,7 @@ ASSUMED = [
     ("vllm.v1.worker.worker_base", "WorkerWrapperBase.init_worker"),
     ("vllm.model_executor.models.registry", "_run_in_subprocess"),
     ("vllm.model_executor.model_loader.default_loader", "DefaultModelLoader.get_all_weights"),
+    ("vllm.model_executor.model_loader.default_loader", "DefaultModelLoader.load_weights"),
 ]
 CALLED_BY_NAME = ["vllm.v1.engine.utils", "vllm.v1.executor.multiproc_executor"]  # where get_mp_context is replaced
 

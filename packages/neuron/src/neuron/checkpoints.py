@@ -14,12 +14,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from neuron.cache import Layers
+
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 JSON_LIMIT = 50_000_000  # bytes of config.json or of an index
 FOLDER_LIMIT = 1000  # checkpoints listed; a model folder is no archive
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
-DTYPE_BYTES = {"float64": 8.0, "float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
+ENCODERS = frozenset({"bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "nomic_bert", "new"})
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -30,7 +32,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     architecture: str = ""
     weights_bytes: int = 0
     context: int = 0  # tokens; 0: the checkpoint does not say
-    kv_values_per_token: int = 0  # cached numbers per token, over all layers that keep one per token
+    layers: Layers = Layers()  # that keep something for each token
     kv_divisible: bool = True  # whether tensor parallel splits the cache (MLA's is copied)
     kv_heads: int = 1
     dtype: str = ""
@@ -120,7 +122,7 @@ def _read(folder: Path, name: str) -> Facts:
     architectures = config.get("architectures")
     if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
         raise Unusable("config.json names no architecture")
-    values, divisible, heads = _kv_values_per_token(text)
+    layers, divisible, heads = _layers(text)
     quantization = config.get("quantization_config") or text.get("quantization_config") or {}
     return Facts(
         name=name,
@@ -128,7 +130,7 @@ def _read(folder: Path, name: str) -> Facts:
         architecture=architectures[0],
         weights_bytes=sum(_weights_bytes(shard) for shard in shards),
         context=_integer(text, "max_position_embeddings") or _integer(text, "n_positions"),
-        kv_values_per_token=values,
+        layers=layers,
         kv_divisible=divisible,
         kv_heads=heads,
         dtype=str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype") or ""),
@@ -175,25 +177,36 @@ def _weights_bytes(shard: Path) -> int:
     return end
 
 
-def _kv_values_per_token(config: dict[str, Any]) -> tuple[int, bool, int]:
-    """Numbers that the KV cache keeps for each token, whether tensor parallel divides them, and among how many heads.
+def _layers(config: dict[str, Any]) -> tuple[Layers, bool, int]:
+    """The layers that keep something for each token, whether tensor parallel divides it, and among how many heads.
 
-    Sliding layers count as full ones: an estimate that promises too little context never fails a load. Layers with a
-    constant state (linear attention, Mamba) keep nothing per token.
+    Layers with a constant state (linear attention, Mamba) keep nothing per token.
     """
-    layers = _integer(config, "num_hidden_layers") or _integer(config, "n_layer")
+    count = _integer(config, "num_hidden_layers") or _integer(config, "n_layer")
     if rank := _integer(config, "kv_lora_rank"):
-        return layers * (rank + _integer(config, "qk_rope_head_dim")), False, 1
+        return Layers(full=count, values=rank + _integer(config, "qk_rope_head_dim")), False, 1
     heads = _integer(config, "num_attention_heads") or _integer(config, "n_head")
-    if not heads:
-        return 0, True, 1
+    if not heads or _is_encoder(config):
+        return Layers(), True, 1
     kinds = config.get("layer_types")
     if isinstance(kinds, list):
-        layers = sum("attention" in str(kind) and "linear" not in str(kind) for kind in kinds)
+        names = [str(kind) for kind in kinds if "attention" in str(kind) and "linear" not in str(kind)]
+    else:
+        names = ["sliding" if config.get("use_sliding_window") is not False else ""] * count
+    window = _integer(config, "sliding_window") or _integer(config, "attention_chunk_size")
+    sliding = sum("sliding" in name or "chunked" in name for name in names) if window else 0
     kv_heads = _integer(config, "num_key_value_heads") or heads
     width = _integer(config, "hidden_size") or _integer(config, "n_embd")
     head_dim = _integer(config, "head_dim") or width // heads
-    return 2 * layers * kv_heads * head_dim, True, kv_heads
+    layers = Layers(
+        full=len(names) - sliding, sliding=sliding, window=window if sliding else 0, values=2 * kv_heads * head_dim
+    )
+    return layers, True, kv_heads
+
+
+def _is_encoder(config: dict[str, Any]) -> bool:
+    """Whether it reads a text once and whole, and so caches nothing."""
+    return config.get("model_type") in ENCODERS and config.get("is_decoder") is not True
 
 
 def _integer(config: dict[str, Any], key: str) -> int:

@@ -79,6 +79,7 @@ class Hub:
     def __init__(self) -> None:
         self.seq = 0
         self.snapshot_due = False  # something changed that only a snapshot tells
+        self.beat_due = asyncio.Event()  # the gauges tell something that others wait for
         self._readers: set[Reader] = set()
         self._finished: deque[FinishedEvent] = deque(maxlen=FINISHED_KEPT)
         self._encode = msgspec.json.Encoder().encode

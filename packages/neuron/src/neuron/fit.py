@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from cortex_core.fleet import MEBIBYTE, Checkpoint, Device, Known, Profile, Share
+from neuron.cache import BATCH, BATCHES, Cache
 from neuron.checkpoints import Facts
 
 OVERHEAD_MB = {"cpu": 350, "cuda": 1100}
@@ -43,7 +44,7 @@ class Need(Struct, frozen=True, kw_only=True):
     overhead_mb: int
     kv_mb: int  # wished for
     kv_least_mb: int  # without which a load is pointless
-    kv_bytes_per_token: float
+    cache: Cache
     context: int  # tokens; 0: unknown
     fixed: bool = False  # the profile says how much, so it is neither more nor less
 
@@ -76,19 +77,18 @@ def need(
     spread = devices or profile.min_devices
     overhead_mb = known.overhead_mb if known and known.overhead_mb else OVERHEAD_MB.get(kind, OVERHEAD_MB["cuda"])
     weights_mb = _megabytes(facts.weights_bytes / spread)
-    per_token = kv_bytes_per_token(facts, profile.engine, spread)
+    cache = cache_of(facts, profile.engine, kind, spread)
     context = wanted_context(facts.context, profile)
-    tokens = profile.limit.context or max(KV_TOKENS_LEAST, min(context, KV_TOKENS_MOST))
     least = min(context or CONTEXT_LEAST, CONTEXT_LEAST)
-    kv_mb = max(1, _megabytes(tokens * per_token))
+    kv_mb = max(1, _megabytes(_wished_bytes(cache, context, profile)))
     if profile.vram_mb:
         kv_mb = profile.vram_mb - weights_mb - overhead_mb
     return Need(
         weights_mb=weights_mb,
         overhead_mb=overhead_mb,
         kv_mb=kv_mb,
-        kv_least_mb=max(1, _megabytes(least * per_token)),
-        kv_bytes_per_token=per_token,
+        kv_least_mb=max(1, _megabytes(cache.size_for(least))),
+        cache=cache,
         context=context,
         fixed=bool(profile.vram_mb),
     )
@@ -100,7 +100,15 @@ def wanted_context(context: int, profile: Profile) -> int:
     return min(context, wish) if context and wish else context or wish
 
 
-def kv_bytes_per_token(facts: Facts, engine: Mapping[str, Any], spread: int = 1) -> float:
+def _wished_bytes(cache: Cache, context: int, profile: Profile) -> float:
+    """One long request, or several short ones."""
+    if profile.limit.context:
+        return cache.size_for(context)
+    longest = min(context, KV_TOKENS_MOST) or KV_TOKENS_LEAST
+    return cache.size_for(longest) * max(1, -(-KV_TOKENS_LEAST // longest))
+
+
+def cache_of(facts: Facts, engine: Mapping[str, Any], kind: str = "cpu", spread: int = 1) -> Cache:
     """Of each device. A cache of few heads is copied where it cannot be divided further."""
     wish = str(engine.get("kv_cache_dtype", "auto"))
     if wish in KV_DTYPE_BYTES:
@@ -108,7 +116,16 @@ def kv_bytes_per_token(facts: Facts, engine: Mapping[str, Any], spread: int = 1)
     else:
         width = 4.0 if str(engine.get("dtype", "auto")) in {"float32", "float"} else 2.0
     parts = min(spread, facts.kv_heads) if facts.kv_divisible else 1
-    return facts.kv_values_per_token * width / parts
+    value_bytes = facts.layers.values * width / parts
+    full, sliding = facts.layers.padded()
+    wanted = engine.get("max_num_batched_tokens")
+    batch = wanted if isinstance(wanted, int) and wanted > 0 else BATCH.get(kind, BATCH["cuda"])
+    return Cache(
+        full_bytes=full * value_bytes,
+        sliding_bytes=sliding * value_bytes,
+        window=facts.layers.window,
+        in_flight=batch * BATCHES.get(kind, BATCHES["cuda"]),
+    )
 
 
 def fit(
@@ -197,8 +214,8 @@ def _fitted(wanted: Need, shares: tuple[Share, ...]) -> Fit:
     """KV cache is what the smallest share leaves; the context is what that cache can hold."""
     kv_mb = min(share.memory_mb for share in shares) - wanted.weights_mb - wanted.overhead_mb
     context = wanted.context
-    if wanted.kv_bytes_per_token:
-        holds = int(kv_mb * MEBIBYTE / wanted.kv_bytes_per_token)
+    if wanted.cache.bytes_per_token:
+        holds = wanted.cache.holds(kv_mb * MEBIBYTE)
         context = min(context, holds) if context else holds
     return Fit(shares=shares, kv_cache_mb=kv_mb, context=context)
 
@@ -253,7 +270,7 @@ def as_checkpoint(facts: Facts, kind: str, known: Known | None = None) -> Checkp
         weights_mb=wanted.weights_mb,
         need_mb=wanted.memory_mb,
         context=facts.context,
-        kv_bytes_per_token=wanted.kv_bytes_per_token,
+        kv_bytes_per_token=wanted.cache.bytes_per_token,
     )
 
 

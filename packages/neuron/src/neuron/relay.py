@@ -106,6 +106,8 @@ class Relay:
             resident.gate.leave()
             resident.idle_since = self._clock()
             resident.served = True
+            if not resident.gate.demand:
+                self._hub.beat_due.set()  # somebody may wait for its memory
 
     def _request_id(self, request: Request) -> str:
         given = request.header(REQUEST_ID)

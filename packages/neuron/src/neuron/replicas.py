@@ -104,6 +104,8 @@ class Replicas:
     def demand(self, gateway: str, models: dict[str, Demand]) -> None:
         if gateway not in self._demand and len(self.demands()) >= GATEWAYS_MOST:
             raise Refused("full", f"{GATEWAYS_MOST} gateways post their demand already", retry_in_s=DEMAND_S)
+        if self.demands().get(gateway, {}).keys() != models.keys():
+            self._hub.beat_due.set()  # turns begin and end with demand
         self._demand[gateway] = (self._clock(), models)
         self._hub.demand(self.demands())
 
@@ -209,7 +211,7 @@ class Replicas:
             digest=resident.digest,
             device_kind=self._host.kind,
             load_s=round(resident.load_s, 3),
-            weights_mb=-(-resident.checkpoint.weights_bytes // MEBIBYTE),
+            weights_mb=-(-(facts.weights_bytes or resident.checkpoint.weights_bytes) // MEBIBYTE),
             kv_tokens=facts.kv_tokens,
         )
         self._learned.loaded(known)

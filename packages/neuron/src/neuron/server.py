@@ -166,7 +166,13 @@ class Daemon:
                 self.hub.snapshot(self.reports.report)
             self.hub.heartbeat(self.reports.gauges())
             notifier.alive(self._status())
-            await asyncio.sleep(HEARTBEAT_S)
+            self.hub.beat_due.clear()
+            await asyncio.sleep(HEARTBEAT_LEAST_S)
+            try:
+                async with asyncio.timeout(HEARTBEAT_S - HEARTBEAT_LEAST_S):
+                    await self.hub.beat_due.wait()
+            except TimeoutError:
+                pass
 
     async def _look(self) -> None:
         if await self.host.look():

@@ -45,6 +45,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     context: int = 0  # tokens that one request may hold
     kv_tokens: int = 0  # tokens that all requests together may hold
+    weights_bytes: int = 0  # of its parameters, all devices together; 0: not told
     tasks: tuple[str, ...] = ()  # generate, embed, classify, ...
     pids: tuple[int, ...] = ()  # its processes, the engine host first
     simulated: bool = False

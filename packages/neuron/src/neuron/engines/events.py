@@ -35,6 +35,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     serving: Facts | None = None
     finished: Finished | None = None
     failure: Failure | None = None
+    weights_bytes: int | None = None  # of the parameters on one device
 
 
 _encode = msgspec.json.Encoder().encode
@@ -54,6 +55,9 @@ class Emitter:
 
     def serving(self, facts: Facts) -> None:
         self._write(Event(serving=facts))
+
+    def weights(self, weights_bytes: int) -> None:
+        self._write(Event(weights_bytes=weights_bytes))
 
     def finished(self, finished: Finished) -> None:
         self._write(Event(finished=finished))

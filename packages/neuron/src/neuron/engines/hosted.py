@@ -9,6 +9,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import structs
+
 from neuron.engines import events
 from neuron.engines.base import Ended, EngineFailed, Facts, Finished, LoadSpec, Progress
 from neuron.leftovers import remove_shared_memory
@@ -42,6 +44,7 @@ class HostedEngine:
         self._pid = 0
         self._phase = "fork"
         self._failure: events.Failure | None = None
+        self._weights_bytes = 0
         self._asked = False
         self._events = -1
         self._rest = b""
@@ -178,7 +181,9 @@ class HostedEngine:
             self._failure = self._failure or event.failure
         elif event.serving is not None and not self._serving.done():
             self._on_progress(Progress(phase="serving", done=1.0))
-            self._serving.set_result(event.serving)
+            self._serving.set_result(structs.replace(event.serving, weights_bytes=self._weights_bytes))
+        elif event.weights_bytes is not None:
+            self._weights_bytes += event.weights_bytes
 
     def _close_events(self) -> None:
         if self._events != -1:

@@ -153,7 +153,6 @@ def defaults(spec: LoadSpec, options: Mapping[str, Any], total_memory_mb: int) -
     """What is chosen where the profile's options say nothing. Arguments as of `build`."""
     chosen: dict[str, Any] = {
         "load_format": "safetensors",  # never a pickle
-        "enable_prefix_caching": True,
         "enable_prompt_tokens_details": True,
         "scheduling_policy": "priority",  # first come, first served among equals
         "allowed_media_domains": ["invalid"],  # RFC 2606: matches no host, so nothing is fetched for a request

@@ -165,7 +165,16 @@ def _hook_weights(emit: Emitter, checkpoint: Path) -> None:
             yield name, tensor
         emit.progress("weights", 1.0, f"{loaded >> 20} MiB")
 
+    load_weights = DefaultModelLoader.load_weights
+
+    def measured(self: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+        """What the parameters take on this device; shared memory counts once. A CPU repacks them next."""
+        load_weights(self, model, *args, **kwargs)
+        stores = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
+        emit.weights(sum(stores.values()))
+
     DefaultModelLoader.get_all_weights = hooked
+    DefaultModelLoader.load_weights = measured
 
 
 def scope_of(error: BaseException) -> str:

@@ -1,0 +1,134 @@
+"""Tiny random checkpoints of many architectures: what an estimate of memory is held against.
+
+`python -m tests.support.architectures OUT NAME …` writes each into a folder of its name. In a process of its own, for
+it imports torch; nobody else needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.support.processes import ROOT, environment
+from tools.tinymodel.fleet import CHECKPOINT
+
+VOCABULARY = 576  # the tokenizer's 560, as the engine pads them
+CONTEXT = 8192  # tokens
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+_SMALL_BATCHES = {"max_num_batched_tokens": 512, "max_num_seqs": 8}  # so that a window matters
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "decoder_sparse_step": 1}
+_LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_BERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 1,
+}
+
+
+class Architecture(NamedTuple):
+    """How transformers makes it, and how the engine is told to run it."""
+
+    model_type: str
+    config: Mapping[str, Any]
+    auto: str = "AutoModelForCausalLM"
+    options: Mapping[str, Any] = {}
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture("llama", _TEXT),
+    "llama-tied": Architecture("llama", _TEXT | {"tie_word_embeddings": True}),
+    "llama-deep": Architecture("llama", _TEXT | {"num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 64}),
+    "mistral": Architecture("mistral", _TEXT | {"sliding_window": None}),
+    "mistral-sliding": Architecture("mistral", _TEXT | {"sliding_window": 256}, options=_SMALL_BATCHES),
+    "qwen2": Architecture("qwen2", _TEXT),
+    "qwen3": Architecture("qwen3", _TEXT),
+    "qwen3-moe": Architecture("qwen3_moe", _TEXT | _EXPERTS),
+    "mixtral": Architecture("mixtral", _TEXT | _LOCAL_EXPERTS | {"sliding_window": None}),
+    "phi3": Architecture("phi3", _TEXT | {"sliding_window": None}),
+    "gemma3": Architecture(
+        "gemma3_text",
+        _TEXT | {"sliding_window": 256, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "gemma3-mostly-sliding": Architecture(
+        "gemma3_text",
+        _TEXT
+        | {
+            "num_hidden_layers": 6,
+            "sliding_window": 256,
+            "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+        },
+        options=_SMALL_BATCHES,
+    ),
+    "gemma3-uneven": Architecture(
+        "gemma3_text",
+        _TEXT
+        | {
+            "num_hidden_layers": 7,
+            "sliding_window": 256,
+            "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2 + ["sliding_attention"],
+        },
+        options=_SMALL_BATCHES,
+    ),
+    "gpt-oss": Architecture(
+        "gpt_oss",
+        _TEXT | _LOCAL_EXPERTS | {"sliding_window": 128, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "olmo2": Architecture("olmo2", _TEXT),
+    "gpt2": Architecture(
+        "gpt2", {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
+    ),
+    "qwen3-embedding": Architecture("qwen3", _TEXT, options={"runner": "pooling", "convert": "embed"}),
+    "qwen3-classifier": Architecture("qwen3", _TEXT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
+    "bert-embedding": Architecture("bert", _BERT, "AutoModel"),
+    "bert-reranker": Architecture("bert", _BERT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
+}
+
+
+def make(out: Path, names: Iterable[str]) -> None:
+    """Write these architectures into folders under `out`."""
+    command = [sys.executable, "-m", "tests.support.architectures", str(out), *names]
+    environ = environment()
+    environ["PYTHONPATH"] = os.pathsep.join([environ["PYTHONPATH"], str(ROOT)])
+    subprocess.run(command, check=True, env=environ, capture_output=True, timeout=120)
+
+
+def _write(folder: Path, architecture: Architecture) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(architecture.model_type, **architecture.config)
+    model = getattr(transformers, architecture.auto).from_config(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(CHECKPOINT / file, folder)
+
+
+if __name__ == "__main__":
+    from neuron.engines.vllm import compat
+
+    compat.mask()
+    for name in sys.argv[2:]:
+        _write(Path(sys.argv[1]) / name, ARCHITECTURES[name])
