@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -230,7 +231,7 @@ async def test_rule_K_04_silence_within_an_answer_is_pings_and_now_and_then_a_de
     assert [b'"text":""' in event for event in after.split(b"\n\n")[1:5]] == [False, False, True, False]
 
 
-async def test_rule_K_01_who_cannot_be_served_in_time_is_told_to_come_again(
+async def test_rule_K_01_K_02_who_cannot_be_served_in_time_is_held_first_and_then_told_to_come_again(
     beast: ScriptedNeuron, impatient: Running
 ) -> None:
     gate = asyncio.Event()
@@ -240,7 +241,9 @@ async def test_rule_K_01_who_cannot_be_served_in_time_is_told_to_come_again(
 
     beast.load = load
     for stream in (False, True):
+        began = time.monotonic()
         got = await ask(impatient, model="big", stream=stream)
+        assert time.monotonic() - began >= 0.2
         assert (got.status, got.error["type"]) == (529, "overloaded_error")
         assert 1 <= int(got.headers["retry-after"]) <= 30
     assert len(beast.loads) == 1
