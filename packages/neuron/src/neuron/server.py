@@ -15,10 +15,11 @@ from typing import Any
 from cortex_core.config import NeuronConfig
 from cortex_core.http import Limits, Server, address_of, bind
 from cortex_core.http import run as serve
-from cortex_core.neuron_api import HEARTBEAT_S
+from cortex_core.neuron_api import HEARTBEAT_LEAST_S, HEARTBEAT_S
 from cortex_core.notify import Notifier
 from neuron.api import Api
 from neuron.app import App, render_error
+from neuron.engine_logs import prune
 from neuron.events import Hub
 from neuron.fit import expected_replicas
 from neuron.host import Host
@@ -42,7 +43,7 @@ LOOK_S = 2.0  # between two looks at the host
 WATCH_S = 0.5  # between two looks of the watchdog
 WRITE_S = 1.0  # between two looks at whether there is something to write
 USES_EVERY = 30  # writes: uses may be lost, and change with every request
-LOGS_KEPT = 20  # of engines that ended badly
+PRUNE_S = 60.0  # between two looks at the engines' logs
 GRACE_S = 5.0  # for engines at the end, after their requests have drained
 
 
@@ -137,6 +138,7 @@ class Daemon:
             telemetry=self.telemetry,
         )
         self.app = App(api, config.neuron.token)
+        self._logs = Path(config.neuron.state_dir) / "logs"
         self._writes = 0
 
     def describe(self) -> str:
@@ -152,6 +154,7 @@ class Daemon:
             group.create_task(self._every(LOOK_S, self._look), name="look")
             group.create_task(self._every(WATCH_S, self.watchdog.look), name="watchdog")
             group.create_task(self._every(WRITE_S, self._write), name="write")
+            group.create_task(self._every(PRUNE_S, self._prune), name="prune")
 
     async def _every(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -184,6 +187,10 @@ class Daemon:
         if self.learned.dirty or (self.learned.stale and self._writes % USES_EVERY == 0):
             await asyncio.to_thread(self.learned.write, self.learned.taken())
 
+    async def _prune(self) -> None:
+        in_use = [resident.spec.log for resident in self.replicas if resident.spec is not None]
+        await asyncio.to_thread(prune, self._logs, in_use)
+
     def _begin(self) -> None:
         for problem in self.host.problems():
             log.warning("%s", problem)
@@ -211,8 +218,7 @@ def prepare_folders(run_dir: Path, state_dir: Path) -> None:
     for folder in (run_dir, state_dir, state_dir / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     run_dir.chmod(0o700)
-    for old in sorted((state_dir / "logs").glob("*-*.log"), key=lambda path: path.stat().st_mtime)[:-LOGS_KEPT]:
-        old.unlink(missing_ok=True)
+    prune(state_dir / "logs", ())
     sweep(run_dir)
 
 

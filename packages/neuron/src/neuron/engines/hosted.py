@@ -71,7 +71,7 @@ class HostedEngine:
         self._spec.socket.unlink(missing_ok=True)
         self._events, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write, True)
-        log = os.open(self._spec.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        log = os.open(self._spec.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640)
         self._loop.add_reader(self._events, self._read)
         try:
             request = events.encode_request(self._spec)

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -40,7 +41,7 @@ class Zygote:
     async def start(self, python: str, setup: wire.Setup, environment: Mapping[str, str], log: Path) -> None:
         """Start it in a session of its own, so that no terminal signal reaches it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, log.open("wb") as output:
+        with theirs, _emptied(log) as output:
             arguments = [str(theirs.fileno()), str(os.getpid()), msgspec.json.encode(setup).decode()]
             self._process = await asyncio.create_subprocess_exec(
                 python, "-m", "neuron.zygote", *arguments,
@@ -131,3 +132,8 @@ class Zygote:
             log.seek(max(0, self._log.stat().st_size - LAST_WORDS))
             words = log.read().decode(errors="replace").strip().splitlines()
         return f"the zygote ended with exit code {code}" + (f": {words[-1]}" if words else "")
+
+
+def _emptied(log: Path) -> BinaryIO:
+    """For appending, so that it may be cut short under its writers."""
+    return os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o640), "wb")

@@ -34,6 +34,9 @@ def prepare(setup: Setup) -> None:
         HF_HUB_DISABLE_TELEMETRY="1",
         TOKENIZERS_PARALLELISM="false",  # its thread pool does not survive a fork
     )
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo")  # torch.distributed listens, without a word of who may connect
+    os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
     os.environ.setdefault("OMP_NUM_THREADS", str(setup.threads))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
 
