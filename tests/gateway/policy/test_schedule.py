@@ -138,14 +138,44 @@ def test_the_oldest_first_and_before_it_the_higher_priority_and_before_that_the_
     seen = picture(neuron(), profiles=PROFILES, now=1000.0)
     assert order(seen, waits("m2", oldest=999.0), waits("m1", oldest=998.0)) == "m1 m2"
     assert order(seen, waits("m2", oldest=999.0, priority=9), waits("m1", oldest=998.0)) == "m2 m1"
-    long_ago = 1000.0 - turns.overdue_s(16.0, 2) - 1
+    long_ago = 1000.0 - turns.overdue_s([16.0, 16.0]) - 1
     assert order(seen, waits("m2", oldest=999.0, priority=9), waits("m1", oldest=long_ago)) == "m1 m2"
+
+
+def test_one_that_was_never_loaded_is_not_overdue_later_than_the_others() -> None:
+    """Nothing is known of how long its load takes: that must not put it behind those that come round and round."""
+    seen = picture(neuron(known=(known("m1", 1, load_s=1.0),)), profiles=PROFILES, now=1000.0)
+    for age_s in (50.0, 100.0, 150.0, 400.0):
+        assert order(seen, waits("m1", oldest=1000.0 - age_s), waits("m2", oldest=999.0 - age_s)) == "m2 m1"
 
 
 def test_waiters_at_other_gateways_count_with_their_age() -> None:
     others = {"gw2": {"m2": Demand(3, 50.0)}, "gw1": {"m1": Demand(1, 500.0)}}
     seen = picture(neuron(demand=others, at=1000.0), profiles=PROFILES, now=1000.0, gateway="gw1")
     assert order(seen, waits("m1", oldest=990.0), waits("m2", oldest=999.0)) == "m2 m1", "our own post is no news"
+
+
+@pytest.mark.parametrize(
+    ("their_age_s", "ours", "decided"),
+    [
+        (50.0, ["m1"], ["load m2 on n1"]),
+        (5.0, ["m1"], ["load m1 on n1"]),
+        (50.0, [], []),
+        (50.0, ["m3"], ["load m2 on n1", "load m3 on n2"]),
+    ],
+    ids=["theirs is older", "ours is older", "nothing of ours waits", "both have a place"],
+)
+def test_what_waits_elsewhere_has_its_turn_through_us(their_age_s: float, ours: list[str], decided: list[str]) -> None:
+    """Else whoever hears first of each turn's end gives every turn to its own models."""
+    here = neuron("n1", demand={"gw2": {"m2": Demand(1, their_age_s)}}, at=1000.0)
+    seen = picture(here, neuron("n2", devices=(card(memory_mb=5000),)), profiles=PROFILES, now=1000.0, gateway="gw1")
+    assert brief(schedule(seen, [waits(model, oldest=990.0) for model in ours])) == decided
+
+
+def test_what_came_to_another_gateway_just_now_is_left_to_it() -> None:
+    here = neuron("n1", demand={"gw2": {"m2": Demand(1, 2.0)}}, at=1000.0)
+    seen = picture(here, profiles=PROFILES, now=1000.0, gateway="gw1")
+    assert brief(schedule(seen, [waits("m1", oldest=999.0)])) == ["load m1 on n1"]
 
 
 # ---------------------------------------------------------------- a further replica

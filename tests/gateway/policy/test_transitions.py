@@ -102,6 +102,30 @@ def test_a_heartbeat_moves_the_gauges_and_the_clock() -> None:
     assert apply(after(report(1, READY)), Beat("n1", "i1", late)).neurons["n1"].replicas == (READY,)
 
 
+def gauges(seq: int, evictable_in_s: float, at: float) -> Beat:
+    return Beat("n1", "i1", Gauges(seq=seq, evictable_in_s={"m1": evictable_in_s}), at)
+
+
+def protected_s(*events: Event) -> float:
+    [found] = after(*events).neurons["n1"].replicas
+    return found.evictable_in_s
+
+
+def test_gauges_that_an_answer_overtook_say_nothing_of_what_it_told() -> None:
+    """Sent while it still loaded, when nothing was protected."""
+    fresh = structs.replace(READY, version=2, evictable_in_s=5.0)
+    begun = (report(1, LOADING), Answered("n1", "i1", (fresh,)))
+    assert protected_s(*begun, gauges(1, 0.0, at=1.0)) == 4.0
+    assert protected_s(*begun, change(2, fresh), gauges(2, 3.0, at=1.0)) == 3.0
+    assert protected_s(*begun, report(2, fresh), gauges(2, 3.0, at=1.0)) == 3.0
+
+
+def test_news_of_one_replica_does_not_make_another_younger() -> None:
+    other = replica("m2", 4000, evictable_in_s=5.0, idle_s=7.0)
+    found = after(report(1, LOADING, other, at=10.0), change(2, READY, at=12.0)).neurons["n1"]
+    assert [(r.evictable_in_s, r.idle_s) for r in found.replicas if r.id == "m2"] == [(3.0, 9.0)]
+
+
 def test_what_others_wait_for() -> None:
     told = DemandEvent(seq=2, demand={"gw2": {"m1": Demand(3, 1.5)}})
     assert after(report(1), Demanded("n1", "i1", told)).neurons["n1"].demand == told.demand

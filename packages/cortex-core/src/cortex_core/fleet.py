@@ -258,6 +258,7 @@ class Neuron(Struct, frozen=True, kw_only=True):
     build: str = ""
     problem: str = ""  # why it is not up, for people
     at: float = 0.0  # when this was heard, on the monotonic clock of who heard it
+    ahead: frozenset[str] = frozenset()  # replicas that an answer told more of than the events so far
 
     def replica(self, replica_id: str) -> Replica | None:
         return next((r for r in self.replicas if r.id == replica_id), None)

@@ -26,6 +26,7 @@ PRIORITY = "x-cortex-priority"
 DEADLINE_S = "x-cortex-deadline-s"
 
 HEARTBEAT_S = 1.0
+HEARTBEAT_LEAST_S = 0.1  # between two: one comes sooner when a replica has become idle
 SILENCE_S = 5.0  # no byte for so long, and a fresh connect fails: the neuron is down
 
 OperationId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._\-]{0,64}\Z")]

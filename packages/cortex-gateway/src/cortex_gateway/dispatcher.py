@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -109,6 +109,7 @@ class Dispatcher:
         self._fell_at: dict[Key, float] = {}
         self._surveys = Surveys()
         self._tasks: asyncio.TaskGroup | None = None
+        self._posted: set[str] = set()  # models that neurons were told are waited for
         self._cycles: dict[str, int] = {}  # completed swaps of a neuron since it was defragmented
         self._commands = commands
         self.clock = clock
@@ -234,16 +235,29 @@ class Dispatcher:
         for move in defragment(picture, self._cycles, self._rules.defrag_after, wanted or self._held_s.keys()):
             self._cycles[move.candidate.neuron] = 0
             self.spawn(move, picture)
-        posts: dict[str, dict[str, Demand]] = {}
+        self._post_demand()
+        self.pump()
+
+    def _post_demand(self, neurons: Collection[str] | None = None) -> None:
+        """Tell each neuron that could host them, or only these, what waits here."""
+        assert self._tasks is not None
+        now, picture, backlogs = self.clock(), self.picture(), self._room.backlogs()
+        posts: dict[str, dict[str, Demand]] = {name: {} for name in neurons or ()}
         for backlog in backlogs:
             demand = Demand(backlog.waiters + backlog.tickets, max(0.0, now - backlog.oldest))
             profile = self._fleet.profiles.get(backlog.model)
             for neuron in hosts(picture, profile) if profile else ():
-                posts.setdefault(neuron, {})[backlog.model] = demand
+                if neurons is None or neuron in neurons:
+                    posts.setdefault(neuron, {})[backlog.model] = demand
         for neuron, models in posts.items():
-            assert self._tasks is not None
             self._tasks.create_task(self._post(neuron, DemandRequest(gateway=self._rules.gateway, models=models)))
-        self.pump()
+        self._posted = {backlog.model for backlog in backlogs}
+
+    def _withdraw(self) -> None:
+        """Nobody waits for a model any more: where it is, its turn lasts no longer than that."""
+        ended = {model for model in self._posted if not self._room.waits(model)}
+        if ended:
+            self._post_demand({neuron.name for model in ended for neuron, _ in self.picture().replicas(model)})
 
     async def _post(self, neuron: str, request: DemandRequest) -> None:
         try:
@@ -253,8 +267,14 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Do everything that can be done now for those who wait."""
-        if self._room.is_quiet or self._tasks is None:
+        if self._tasks is None:
             return
+        if not self._room.is_quiet:
+            self._decide()
+        if self._posted:
+            self._withdraw()
+
+    def _decide(self) -> None:
         picture = self.picture()
         for action in schedule(picture, self._room.backlogs()):
             match action:

@@ -151,7 +151,8 @@ class Swaps:
 
     def _learn(self, intent: Intent, instance_id: str, refusal: Refusal) -> None:
         """The neuron's truth differs: take it over, and do not ask the same again at once."""
-        self._dispatcher.pause((intent.neuron, intent.model), refusal.retry_in_s)
+        pause_s = refusal.retry_in_s if refusal.code != "busy" else 0.0  # gauges tell sooner when it is so no more
+        self._dispatcher.pause((intent.neuron, intent.model), pause_s)
         if refusal.need_mb:
             self._needs_mb[intent.model] = max(refusal.need_mb, self._needs_mb.get(intent.model, 0))
         if refusal.code == "model_cannot_fit":

@@ -184,6 +184,10 @@ class WaitingRoom:
         """Whether nobody waits and nobody is expected back."""
         return not self._queues and not self._tickets
 
+    def waits(self, model: str) -> bool:
+        """Whether somebody waits for it, or is expected back."""
+        return model in self._queues or model in self._expected
+
     def _shrink(self, model: str, queue: FairQueue[Waiter]) -> None:
         self._size -= 1
         if not queue:

@@ -44,6 +44,7 @@ class Relay:
         self._requests = parts.requests
         self._learned = parts.learned
         self._clock = parts.clock
+        self._hub = parts.hub
         self._replicas = replicas
         self._made = 0
 

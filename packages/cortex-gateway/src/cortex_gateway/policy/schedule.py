@@ -22,6 +22,8 @@ from cortex_gateway.policy.survey import DRAIN, EVICT, FREE
 
 NEURON_PATIENCE_S = 30.0
 """How long a request is held while no neuron that could serve it is up: longer than a daemon's restart takes."""
+THEIR_OWN_S = 3.0
+"""What waits at another gateway is left to that one for so long."""
 OUTLIER = 3.0
 """A replica so many times slower to its first token than its fastest sibling is passed over."""
 
@@ -107,14 +109,38 @@ def schedule(picture: Picture, backlogs: Sequence[Backlog]) -> list[Action]:
         elif backlog.waiters and (swap := _another(picture, backlog)):
             actions.append(swap)
             picture = with_intent(picture, swap)
-    for backlog in in_turn(picture, homeless):
+    return actions + _homes(picture, homeless)
+
+
+def _homes(picture: Picture, homeless: list[Backlog]) -> list[Action]:
+    """In turn, as far as there is a place: what waits here, and what waits elsewhere and comes before some of that."""
+    actions: list[Action] = []
+    for backlog in in_turn(picture, [*homeless, *_elsewhere(picture, homeless)]):
+        if not homeless:
+            break  # those behind ours are left to their own gateways
         action = place(picture, backlog)
-        if action is None:
+        if backlog in homeless:
+            homeless.remove(backlog)
+        elif not isinstance(action, Swap):
             continue
-        actions.append(action)
+        if action is not None:
+            actions.append(action)
         if isinstance(action, Swap):
             picture = with_intent(picture, action)
     return actions
+
+
+def _elsewhere(picture: Picture, homeless: Sequence[Backlog]) -> list[Backlog]:
+    """What has no home and waits at other gateways only: when its turn comes before one of ours, we load it. Else the
+    gateway that hears first of each turn's end would give every turn to its own models."""
+    if not homeless:
+        return []
+    ours = {backlog.model for backlog in homeless}
+    return [
+        Backlog(model=model, waiters=0, tickets=1, oldest=oldest)
+        for model, oldest in picture.elsewhere.items()
+        if model not in ours and picture.now - oldest > THEIR_OWN_S and not _has_home(picture, model)
+    ]
 
 
 def _given(picture: Picture, backlog: Backlog, leases: dict[Key, int]) -> int:
@@ -134,13 +160,15 @@ def in_turn(picture: Picture, backlogs: Iterable[Backlog]) -> list[Backlog]:
     waiting = list(backlogs)
     if len(waiting) < 2:
         return waiting
-    soonest_s = turns.overdue_s(0.0, len(waiting))
+    oldest = {b.model: min(b.oldest, picture.elsewhere.get(b.model, b.oldest)) for b in waiting}
+    overdue_s = turns.overdue_s([0.0] * len(waiting))
+    if picture.now - min(oldest.values()) > overdue_s:  # else whatever the loads take
+        overdue_s = turns.overdue_s([_load_s(picture, backlog.model) for backlog in waiting])
 
     def rank(backlog: Backlog) -> tuple[bool, int, float]:
-        oldest = min(backlog.oldest, picture.elsewhere.get(backlog.model, backlog.oldest))
-        waited_s = picture.now - oldest
-        overdue = waited_s > soonest_s and waited_s > turns.overdue_s(_load_s(picture, backlog.model), len(waiting))
-        return (not overdue, 0 if overdue else -backlog.priority, oldest)
+        since = oldest[backlog.model]
+        overdue = picture.now - since > overdue_s
+        return (not overdue, 0 if overdue else -backlog.priority, since)
 
     return sorted(waiting, key=rank)
 

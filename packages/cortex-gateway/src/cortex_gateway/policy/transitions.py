@@ -140,6 +140,7 @@ def _reported(neuron: Neuron, report: Report, at: float) -> Neuron:
         cordoned=report.cordoned,
         simulated=report.simulated,
         at=at,
+        ahead=frozenset(),
     )
 
 
@@ -150,35 +151,57 @@ def _folders(checkpoints: Iterable[Checkpoint]) -> dict[str, Checkpoint]:
 def _changed(neuron: Neuron, event: ReplicaChanged) -> Neuron:
     if event.event.seq <= neuron.seq:
         return neuron
-    replicas = _with(neuron.replicas, event.event.replica)
-    return structs.replace(neuron, up=True, problem="", seq=event.event.seq, at=event.at, replicas=replicas)
+    told = event.event.replica
+    aged = tuple(_aged(replica, event.at - neuron.at) for replica in neuron.replicas)
+    return structs.replace(
+        neuron,
+        up=True,
+        problem="",
+        seq=event.event.seq,
+        at=event.at,
+        replicas=_with(aged, told),
+        ahead=neuron.ahead - {told.id},
+    )
 
 
 def _answered(neuron: Neuron, answer: Answered) -> Neuron:
-    after = neuron.replicas
+    after, ahead = neuron.replicas, neuron.ahead
     for replica in answer.replicas:
         known = next((r for r in after if r.id == replica.id), None)
         if known is None or replica.version > known.version:
-            after = _with(after, replica)
+            after, ahead = _with(after, replica), ahead | {replica.id}
     failures = neuron.failures if answer.failure is None else (*neuron.failures, answer.failure)
     if after is neuron.replicas and failures is neuron.failures:
         return neuron
-    return structs.replace(neuron, replicas=after, failures=failures)
+    return structs.replace(neuron, replicas=after, failures=failures, ahead=ahead)
 
 
 def _beaten(neuron: Neuron, gauges: Gauges, at: float) -> Neuron:
+    """Gauges that were taken before an answer overtook them say nothing of the replica that it told of."""
     replicas = tuple(
-        structs.replace(
-            replica,
-            in_flight=gauges.in_flight.get(replica.id, replica.in_flight),
-            queue=gauges.queue.get(replica.id, replica.queue),
-            idle_s=gauges.idle_s.get(replica.id, replica.idle_s),
-            evictable_in_s=gauges.evictable_in_s.get(replica.id, replica.evictable_in_s),
-        )
+        _gauged(replica, gauges) if replica.id not in neuron.ahead else _aged(replica, at - neuron.at)
         for replica in neuron.replicas
     )
     devices = gauges.devices or neuron.devices
     return structs.replace(neuron, up=True, problem="", seq=gauges.seq, at=at, replicas=replicas, devices=devices)
+
+
+def _gauged(replica: Replica, gauges: Gauges) -> Replica:
+    return structs.replace(
+        replica,
+        in_flight=gauges.in_flight.get(replica.id, replica.in_flight),
+        queue=gauges.queue.get(replica.id, replica.queue),
+        idle_s=gauges.idle_s.get(replica.id, replica.idle_s),
+        evictable_in_s=gauges.evictable_in_s.get(replica.id, replica.evictable_in_s),
+    )
+
+
+def _aged(replica: Replica, by_s: float) -> Replica:
+    """What was told of it so many seconds ago, as it is now if nothing happened."""
+    if by_s <= 0 or not (replica.evictable_in_s or replica.idle_s):
+        return replica
+    idle_s = replica.idle_s + by_s if replica.idle_s else 0.0
+    return structs.replace(replica, evictable_in_s=max(0.0, replica.evictable_in_s - by_s), idle_s=idle_s)
 
 
 def _with(replicas: tuple[Replica, ...], replica: Replica) -> tuple[Replica, ...]:

@@ -6,6 +6,8 @@ between two models wait twice as long as no policy at all.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cortex_core.fleet import Neuron, Profile
 from cortex_gateway.policy.eviction import LOAD_MB_PER_S
 
@@ -24,9 +26,11 @@ def load_s(neuron: Neuron, profile: Profile, need_mb: int) -> float:
     return known.load_s if known is not None and known.load_s else need_mb / LOAD_MB_PER_S
 
 
-def overdue_s(load_s: float, competing: int) -> float:
-    """Who has waited for so long goes before priority: every competitor could have had its turn and its load."""
-    return (turn_s(load_s) + load_s) * (competing + 1)
+def overdue_s(loads_s: Collection[float]) -> float:
+    """Who has waited for so long goes before priority: of models that wait and take so long to load, every one could
+    have had its load and its turn, and whoever had its turn before them. The same for all, so that age decides."""
+    times_s = [turn_s(load_s) + load_s for load_s in loads_s]
+    return sum(times_s) + max(times_s)
 
 
 def bound_s(load_s: float, drain_s: float, competing: int) -> float:

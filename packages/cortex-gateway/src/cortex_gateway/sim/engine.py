@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 
 from msgspec import Struct
@@ -47,8 +48,9 @@ class Engine:
     A request ends when that number has grown by its own tokens, so one timer serves all.
     """
 
-    def __init__(self, speed: Speed) -> None:
+    def __init__(self, speed: Speed, on_empty: Callable[[], None] = lambda: None) -> None:
         self.speed = speed
+        self._on_empty = on_empty
         self.begun = 0  # requests that got a slot
         self.ended = 0  # those of them that are over, however
         self.used_at = 0.0
@@ -154,6 +156,7 @@ class Engine:
         if not self._running:
             self.used_at = self._loop.time()
             self.empty.set()
+            self._on_empty()
         self._arm()
 
     def _rate(self, running: int) -> float:

@@ -151,4 +151,6 @@ class SimNeuron(Swaps):
 
     def demand(self, request: DemandRequest) -> None:
         """`POST /demand`."""
+        if self._demands().get(request.gateway, {}).keys() != request.models.keys():
+            self.beat_soon()
         self._demand[request.gateway] = (self.now, request.models)

@@ -151,7 +151,7 @@ class Swaps(Truth):
             limits = {"max_in_flight": profile.max_in_flight, "max_queue_depth": profile.max_queue_depth}
             speed = structs.replace(speed, **limits)
         self._rows += 1
-        row = Row(f"{self.instance_id}.{self._rows}", profile.id, profile.digest, Engine(speed), place)
+        row = Row(f"{self.instance_id}.{self._rows}", profile.id, profile.digest, Engine(speed, self.beat_soon), place)
         row.shares = tuple(Share(s.id, max(0, min(s.memory_mb, self.free_mb(self._device(s.id))))) for s in place)
         running = self._operations[request.operation_id or row.id] = Running(request, row)
         self.rows[row.id] = row
@@ -239,7 +239,7 @@ class Swaps(Truth):
         """The engine of a model dies by itself, and is started again: `dead_s` and a load later it is back."""
         for row in [row for row in self.rows.values() if row.model == model and row.state is State.READY]:
             self.cut += row.engine.cut()
-            row.engine = Engine(row.engine.speed)
+            row.engine = Engine(row.engine.speed, self.beat_soon)
             running = Running(LoadRequest(model=model), row)
             self._operations[f"{row.id} again {self.now}"] = running
             self.changed(row, State.RECOVERING)

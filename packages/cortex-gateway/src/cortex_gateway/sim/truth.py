@@ -10,7 +10,7 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from cortex_core.fleet import HOLDS_MEMORY, Demand, Device, Failure, Known, Profile, Replica, Share, State
-from cortex_core.neuron_api import HEARTBEAT_S, DemandEvent, Gauges, ReplicaEvent, Report
+from cortex_core.neuron_api import HEARTBEAT_LEAST_S, HEARTBEAT_S, DemandEvent, Gauges, ReplicaEvent, Report
 from cortex_gateway.commands import Refused
 from cortex_gateway.policy.turns import turn_s
 from cortex_gateway.sim.engine import Engine, Speed, refused
@@ -96,6 +96,7 @@ class Truth:
         self.seq = 0
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None  # of the heartbeat
+        self._beat_at = 0.0
         self._on_change = on_change
         self._readers: dict[object, Reader] = {}
         self._known: dict[tuple[str, str], Known] = {}
@@ -225,7 +226,15 @@ class Truth:
             evictable_in_s={row.id: self.evictable_in_s(row) for row in rows},
         )
         self._tell(gauges)
+        self._beat_at = self.now
         self._timer = self._loop.call_later(HEARTBEAT_S, self.beat)
+
+    def beat_soon(self) -> None:
+        """The gauges tell something that others wait for: a replica became idle, or demand began or ended."""
+        due = max(self.now, self._beat_at + HEARTBEAT_LEAST_S)
+        if self._timer is not None and self.up and due < self._timer.when():
+            self._timer.cancel()
+            self._timer = self._loop.call_at(due, self.beat)
 
     def _tell(self, message: Message) -> None:
         for reader in tuple(self._readers.values()):
