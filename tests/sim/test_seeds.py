@@ -22,6 +22,7 @@ FOUND = {
     136: "a request past its time got lease after lease, each refused",
     112: "a link polled a dead neuron without waiting",
     1476: "a connection was severed twice in one moment",
+    5000468: "a load overtook the requests that had just been sent to its victim",
 }
 """Seeds that failed once, and what they found. The draw has changed since for some: they cost nothing."""
 

@@ -95,7 +95,8 @@ STAYS = [
     ({"in_flight": 1}, {}, "busy"),
     ({"queue": 1}, {}, "busy"),
     ({"evictable_in_s": 3.0}, {}, "its turn"),
-    ({}, {"leases": {("n1", "m2"): 1}}, "busy"),
+    ({}, {"leases": {("n1", "m2"): 1}}, "its requests are on their way"),
+    ({"in_flight": 1}, {"leases": {("n1", "m2"): 2}}, "busy"),
     ({}, {}, ""),
     ({"state": State.SLEEPING}, {}, ""),
 ]

@@ -56,6 +56,8 @@ def must_stay(picture: Picture, neuron: Neuron, replica: Replica) -> str:
         return "already leaving"
     if replica.state not in EVICTABLE:
         return replica.state
+    if picture.leases.get((neuron.name, replica.id)) and not (replica.in_flight or replica.queue):
+        return "its requests are on their way"  # a load could overtake them
     if replica.evictable_in_s - max(0.0, picture.now - neuron.at) > 0:
         return ITS_TURN
     return ""

@@ -13,6 +13,8 @@ class Ask(Struct, frozen=True, kw_only=True):
     model: str
     after_s: float  # since its client's last answer, or since the beginning
     tokens: int = 40
+    prompt_tokens: int = 0
+    gateway: str = ""  # another than its client's
     priority: int = 5
     leaves_after_s: float | None = None  # the client goes away, wherever the request stands
 
@@ -25,6 +27,7 @@ class Client(Struct, frozen=True, kw_only=True):
     asks: tuple[Ask, ...]
     hold_s: float = 240.0
     patience: int = 3  # how often a request that was told to come again does
+    caller: str = ""  # whose share of the fleet it takes; empty: its own
 
 
 LEAVES = 0.15  # the share of requests whose client goes away

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 
@@ -22,17 +22,21 @@ class Speed(Struct, frozen=True, kw_only=True):
     tokens_per_s: float = 400.0  # shared between all requests
     request_tokens_per_s: float = 80.0  # what one request gets at most
     first_tokens: float = 8.0  # the time to the first token, as tokens that are computed and not sent
+    prompt_cost: float = 0.0  # of a token of the prompt that is not in the prefix cache, in such tokens
+    cache_tokens: int = 0  # of the prefix cache
 
 
 class Generation:
     """A request at a replica: from its head to the last byte of its answer."""
 
-    __slots__ = ("begun", "ended", "first_at", "gateway", "id", "last_at", "tokens")
+    __slots__ = ("begun", "ended", "first_at", "gateway", "id", "last_at", "prefix", "prompt_tokens", "tokens")
 
-    def __init__(self, gateway: str, request_id: str, tokens: int) -> None:
+    def __init__(self, gateway: str, request_id: str, tokens: int, prefix: str = "", prompt_tokens: int = 0) -> None:
         self.gateway = gateway
         self.id = request_id
         self.tokens = tokens
+        self.prefix = prefix  # requests of one prefix begin alike
+        self.prompt_tokens = prompt_tokens
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.begun = False  # its first token was sent; told when it ends early
         self.first_at = 0.0  # in tokens of its engine
@@ -48,9 +52,13 @@ class Engine:
     A request ends when that number has grown by its own tokens, so one timer serves all.
     """
 
-    def __init__(self, speed: Speed, on_empty: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, speed: Speed, on_empty: Callable[[], None] = lambda: None, work: Counter[str] | None = None
+    ) -> None:
         self.speed = speed
+        self.work: Counter[str] = Counter() if work is None else work  # tokens: made, prompted, and reused of those
         self._on_empty = on_empty
+        self._prefixes: OrderedDict[str, int] = OrderedDict()  # tokens in the prefix cache
         self.begun = 0  # requests that got a slot
         self.ended = 0  # those of them that are over, however
         self.used_at = 0.0
@@ -140,10 +148,22 @@ class Engine:
         self._running[generation.id] = generation
         self.begun += 1
         self.empty.clear()
-        generation.first_at = self._done + self.speed.first_tokens
+        generation.first_at = self._done + self.speed.first_tokens + self._prompt(generation)
         generation.last_at = generation.first_at + generation.tokens
         heappush(self._ends, generation)
         self._arm()
+
+    def _prompt(self, generation: Generation) -> float:
+        """What computing its prompt costs, in tokens; its prefix is in the cache from now on."""
+        prefix, count = generation.prefix, generation.prompt_tokens
+        reused = min(count, self._prefixes.pop(prefix, 0)) if prefix else 0
+        if prefix and self.speed.cache_tokens:
+            self._prefixes[prefix] = count + generation.tokens
+            while sum(self._prefixes.values()) > self.speed.cache_tokens:
+                self._prefixes.popitem(last=False)
+        self.work["prompted"] += count
+        self.work["reused"] += reused
+        return (count - reused) * self.speed.prompt_cost
 
     def _next(self) -> None:
         """Fill free slots, one of each gateway in turn."""
@@ -165,7 +185,9 @@ class Engine:
     def _reckon(self) -> None:
         """Before any change of who runs."""
         now = self._loop.time()
-        self._done += (now - self._done_at) * self._rate(len(self._running))
+        done = (now - self._done_at) * self._rate(len(self._running))
+        self._done += done
+        self.work["made"] += done * len(self._running)  # type: ignore[assignment] # a share of a token counts
         self._done_at = now
 
     def _arm(self) -> None:

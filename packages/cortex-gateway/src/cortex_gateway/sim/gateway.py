@@ -89,8 +89,11 @@ class SimGateway:
         link = self.links[neuron]
         await link.tell(lambda: link.neuron.demand(request))
 
-    async def serve(self, want: Want, tokens: int) -> None:
+    async def serve(self, want: Want, tokens: int, prompt_tokens: int = 0) -> Lease:
         """A request from its lease to its last token; refused and not executed, it asks again under its old age.
+
+        Returns:
+            The lease that it had, which has ended.
 
         Raises:
             CortexError: it cannot be served, or not yet.
@@ -98,11 +101,11 @@ class SimGateway:
             Broken: in the middle; it may have been executed.
         """
         try:
-            await self._serve(want, tokens)
+            return await self._serve(want, tokens, prompt_tokens)
         finally:
             self.waiting.pop(want.request_id, None)
 
-    async def _serve(self, want: Want, tokens: int) -> None:
+    async def _serve(self, want: Want, tokens: int, prompt_tokens: int) -> Lease:
         unreachable = refused = 0
         while True:
             self.waiting[want.request_id] = want
@@ -111,8 +114,8 @@ class SimGateway:
                 key = lease.neuron.name, lease.replica.id
                 self.held[key] += 1
                 try:
-                    await self._attempt(lease, tokens)
-                    return
+                    await self._attempt(lease, tokens, prompt_tokens)
+                    return lease
                 except Refused as refusal:
                     error = refusal
                 except Unreachable:
@@ -134,7 +137,7 @@ class SimGateway:
                 await asyncio.sleep(min(AGAIN_S * 2**refused, AGAIN_MAX_S))
             refused += 1
 
-    async def _attempt(self, lease: Lease, tokens: int) -> None:
+    async def _attempt(self, lease: Lease, tokens: int, prompt_tokens: int) -> None:
         want = lease.want
         head = Head(
             request_id=want.request_id,
@@ -142,6 +145,8 @@ class SimGateway:
             instance_id=lease.neuron.instance_id,
             replica=lease.replica.id,
             deadline_s=max(DEADLINE_LEAST_S, want.arrived + want.hold_s - self.dispatcher.clock()),
+            prefix=want.session,
+            prompt_tokens=prompt_tokens,
         )
         try:
             await self.links[lease.neuron.name].request(head, tokens)

@@ -41,8 +41,8 @@ def _check_served_somebody(neuron: SimNeuron, row: Row, gateways: Iterable[SimGa
     """It leaves and served nobody: then nobody who could have reached it was waiting for it all the time."""
     ready_s = neuron.now - row.ready_at if row.ready_at is not None else 0.0
     for gateway in gateways:
-        link = gateway.links[neuron.name]
-        if neuron.cordoned or link.is_cut or link.loss:
+        link = gateway.links.get(neuron.name)
+        if link is None or neuron.cordoned or link.is_cut or link.loss:
             continue
         waits_s = [neuron.now - want.arrived for want in gateway.waiting.values() if want.model == row.model]
         _must(
@@ -95,7 +95,8 @@ def check_rest(gateway: SimGateway) -> None:
 def apart(gateways: Iterable[SimGateway], neurons: Mapping[str, SimNeuron]) -> str:
     """Where a gateway's picture is not the truth; empty: nowhere."""
     for gateway in gateways:
-        for name, truth in neurons.items():
+        for name in gateway.links:
+            truth = neurons[name]
             picture = gateway.dispatcher.fleet.neurons[name]
             if picture.up != truth.up or picture.instance_id != truth.instance_id:
                 return f"{gateway.name} believes {name} to be {picture.instance_id}, {'up' if picture.up else 'down'}"

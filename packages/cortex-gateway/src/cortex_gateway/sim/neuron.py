@@ -40,6 +40,8 @@ class Head(Struct, frozen=True, kw_only=True):
     instance_id: str
     replica: str
     deadline_s: float = 0.0  # by when it must have a slot; 0: never
+    prefix: str = ""  # of the body, as the engine will find it
+    prompt_tokens: int = 0
 
 
 class SimNeuron(Swaps):
@@ -115,7 +117,7 @@ class SimNeuron(Swaps):
         ended_at = self._ended.get(head.request_id, -DUPLICATE_S)
         if head.request_id in self._requests or self.now - ended_at < DUPLICATE_S:
             raise self.refuse("duplicate", "this request runs or has run", executed="yes")
-        generation = Generation(head.gateway, head.request_id, tokens)
+        generation = Generation(head.gateway, head.request_id, tokens, head.prefix, head.prompt_tokens)
         row.engine.admit(generation, head.deadline_s)
         self._requests[generation.id] = row
         self.used(row)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from cortex_core.errors import CortexError
 from cortex_gateway.commands import Refused
-from cortex_gateway.dispatcher import SwapRecord, Want
+from cortex_gateway.dispatcher import Lease, SwapRecord, Want
 from cortex_gateway.sim import clock, invariants
 from cortex_gateway.sim.clients import Ask, Client
 from cortex_gateway.sim.connection import Broken, Connection
@@ -36,7 +36,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     seconds: float
     outcome: str  # served, left, cut, broken, or the kind of the error
     tries: int
-    cold: bool = False
+    waited_s: float = 0.0  # for its lease, the last time
+    cold: bool = False  # it waited for a load
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -48,6 +49,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     refusals: dict[str, int]  # by neurons, of requests
     cut: int  # answers that a fault or an operator ended
     turns_s: dict[str, float]  # model → the longest that it was waited for with no replica
+    work: dict[str, float]  # tokens of all neurons: made, prompted, and reused of those
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -100,15 +102,20 @@ class _World:
     async def play(self) -> Outcome:
         async with asyncio.TaskGroup() as self._tasks:
             for name, devices in self._scenario.neurons.items():
-                neuron = SimNeuron(name, devices, self._scenario.models, self._tasks, self._changed)
+                neuron = SimNeuron(
+                    name, devices, self._scenario.models, self._tasks, self._changed, self._scenario.guard_s
+                )
                 self.neurons[name] = neuron
                 neuron.start()
             for name in self._scenario.gateways:
                 self._open(name)
-            async with asyncio.TaskGroup() as players:
-                players.create_task(self._trouble(), name="trouble")
-                for client in self._scenario.clients:
-                    players.create_task(self._play(client), name=client.name)
+            try:
+                async with asyncio.timeout(self._scenario.until_s), asyncio.TaskGroup() as players:
+                    players.create_task(self._trouble(), name="trouble")
+                    for client in self._scenario.clients:
+                        players.create_task(self._play(client), name=client.name)
+            except TimeoutError:
+                await asyncio.sleep(0)  # those who went home give back what they held
             self._rest()
             self._look_at_turns(asyncio.get_running_loop().time())
             for process in self._processes.values():
@@ -120,7 +127,12 @@ class _World:
     def _open(self, name: str) -> None:
         scenario = self._scenario
         gateway = SimGateway(
-            name, self.neurons.values(), scenario.profiles, scenario.gateways[name], self._dice, scenario.rules
+            name,
+            [self.neurons[neuron] for neuron in scenario.sees.get(name, tuple(self.neurons))],
+            scenario.profiles,
+            scenario.gateways[name],
+            self._dice,
+            scenario.rules,
         )
         self.gateways[name] = gateway
         self._processes[name] = self._tasks.create_task(gateway.run(), name=name)
@@ -172,31 +184,33 @@ class _World:
             began, tries = asyncio.get_running_loop().time(), 0
             while True:
                 tries += 1
-                outcome, again_s = await self._ask(client, ask, f"{client.name}-{number}-{tries}")
+                outcome, again_s, lease = await self._ask(client, ask, f"{client.name}-{number}-{tries}")
                 if again_s is None or tries > client.patience:
                     break
                 await asyncio.sleep(again_s)
             self._answers.append(
                 Answer(
                     client=client.name,
-                    gateway=client.gateway,
+                    gateway=ask.gateway or client.gateway,
                     model=ask.model,
                     asked_at=began,
                     seconds=asyncio.get_running_loop().time() - began,
                     outcome=outcome,
                     tries=tries,
+                    waited_s=lease.waited_s if lease is not None else 0.0,
+                    cold=lease is not None and lease.cold,
                 )
             )
 
-    async def _ask(self, client: Client, ask: Ask, request_id: str) -> tuple[str, float | None]:
-        """One try: how it ended, and when to come again, if at all."""
+    async def _ask(self, client: Client, ask: Ask, request_id: str) -> tuple[str, float | None, Lease | None]:
+        """One try: how it ended, when to come again, if at all, and the lease of one that was served."""
         now = asyncio.get_running_loop().time()
-        gateway = self.gateways[client.gateway]
+        gateway = self.gateways[ask.gateway or client.gateway]
         leaves_at = None if ask.leaves_after_s is None else now + ask.leaves_after_s
         want = Want(
             model=ask.model,
             request_id=request_id,
-            caller=client.name,
+            caller=client.caller or client.name,
             session=client.name,
             tokens=ask.tokens,
             streaming=True,
@@ -207,20 +221,20 @@ class _World:
         connection = Connection(gateway.callers, leaves_at)
         try:
             async with connection:
-                await gateway.serve(want, ask.tokens)
+                lease = await gateway.serve(want, ask.tokens, ask.prompt_tokens)
         except CortexError as error:
             invariants.check_held(want, asyncio.get_running_loop().time(), error.kind, self._late_s)
             if error.kind == "model_cannot_fit" and not self._is_pinned:
                 need_mb = self._scenario.models[ask.model].need_mb
                 invariants.check_cannot_fit(self._scenario.profiles[ask.model], need_mb, self.neurons.values())
-            return error.kind, error.retry_after_s if error.rule.retryable else None
+            return error.kind, error.retry_after_s if error.rule.retryable else None, None
         except Broken as broken:
             if connection.was_severed:
-                return ("died", AGAIN_S) if gateway.dead else ("left", None)
-            return "cut" if broken.begun else "broken", None
+                return ("died", AGAIN_S, None) if gateway.dead else ("left", None, None)
+            return "cut" if broken.begun else "broken", None, None
         except Refused as refused:
-            return refused.refusal.code, None
-        return "served", None
+            return refused.refusal.code, None, None
+        return "served", None, lease
 
     def _outcome(self) -> Outcome:
         gateways = (*self.gateways.values(), *self._dead)
@@ -233,4 +247,5 @@ class _World:
             refusals=dict(sum((gateway.refusals for gateway in gateways), Counter())),
             cut=sum(neuron.cut for neuron in self.neurons.values()),
             turns_s=self._turns.longest_s,
+            work=dict(sum((neuron.work for neuron in self.neurons.values()), Counter())),
         )

@@ -11,7 +11,7 @@ from cortex_gateway.dispatcher import Rules
 from cortex_gateway.sim.clients import Client
 from cortex_gateway.sim.engine import Speed
 from cortex_gateway.sim.trouble import Fault
-from cortex_gateway.sim.truth import Model
+from cortex_gateway.sim.truth import GUARD_S, Model
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
@@ -23,6 +23,9 @@ class Scenario(Struct, frozen=True, kw_only=True):
     clients: tuple[Client, ...] = ()
     faults: tuple[Fault, ...] = ()
     limit_s: float = 3600.0  # virtual; a simulation that takes longer is stuck
+    until_s: float | None = None  # when every client goes home
+    guard_s: float = GUARD_S  # how long a fresh replica waits for its first request; 0: and no turns
+    sees: Mapping[str, tuple[str, ...]] = {}  # the neurons that a gateway has been told of; unnamed: all
 
     def __post_init__(self) -> None:
         names = [client.name for client in self.clients]

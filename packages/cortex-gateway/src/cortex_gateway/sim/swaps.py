@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Literal
 
@@ -53,6 +54,7 @@ class Swaps(Truth):
     ) -> None:
         super().__init__(name, devices, models, on_change, guard_s)
         self.loads: list[str] = []  # models, as their loads began
+        self.work: Counter[str] = Counter()  # of all its engines
         self.cut = 0  # answers that ended early, by a fault or an operator
         self.faults: dict[str, list[LoadFault]] = {}  # of a model's next loads
         self._tasks = tasks
@@ -151,7 +153,13 @@ class Swaps(Truth):
             limits = {"max_in_flight": profile.max_in_flight, "max_queue_depth": profile.max_queue_depth}
             speed = structs.replace(speed, **limits)
         self._rows += 1
-        row = Row(f"{self.instance_id}.{self._rows}", profile.id, profile.digest, Engine(speed, self.beat_soon), place)
+        row = Row(
+            f"{self.instance_id}.{self._rows}",
+            profile.id,
+            profile.digest,
+            Engine(speed, self.beat_soon, self.work),
+            place,
+        )
         row.shares = tuple(Share(s.id, max(0, min(s.memory_mb, self.free_mb(self._device(s.id))))) for s in place)
         running = self._operations[request.operation_id or row.id] = Running(request, row)
         self.rows[row.id] = row
@@ -239,7 +247,7 @@ class Swaps(Truth):
         """The engine of a model dies by itself, and is started again: `dead_s` and a load later it is back."""
         for row in [row for row in self.rows.values() if row.model == model and row.state is State.READY]:
             self.cut += row.engine.cut()
-            row.engine = Engine(row.engine.speed, self.beat_soon)
+            row.engine = Engine(row.engine.speed, self.beat_soon, self.work)
             running = Running(LoadRequest(model=model), row)
             self._operations[f"{row.id} again {self.now}"] = running
             self.changed(row, State.RECOVERING)

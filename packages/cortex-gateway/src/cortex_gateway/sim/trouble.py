@@ -58,7 +58,8 @@ class Hit(Struct, frozen=True):
 
     @property
     def links(self) -> list[Link]:
-        return [gateway.links[neuron.name] for gateway in self.gateways for neuron in self.neurons]
+        every = ((gateway, neuron.name) for gateway in self.gateways for neuron in self.neurons)
+        return [gateway.links[name] for gateway, name in every if name in gateway.links]
 
 
 async def befall(fault: Fault, world: World) -> None:
