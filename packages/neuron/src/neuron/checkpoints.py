@@ -79,6 +79,10 @@ def fingerprint(models_dir: Path) -> int:
     return hash(tuple(sorted(seen)))
 
 
+def readable(models_dir: Path) -> bool:
+    return os.access(models_dir, os.R_OK | os.X_OK)
+
+
 def _folders(models_dir: Path) -> Iterator[Path]:
     for first in _subfolders(models_dir):
         yield first

@@ -9,7 +9,7 @@ from pathlib import Path
 from cortex_core.config import NeuronConfig
 from cortex_core.fleet import Device
 from neuron import inventory
-from neuron.checkpoints import Facts, fingerprint, list_checkpoints
+from neuron.checkpoints import Facts, fingerprint, list_checkpoints, readable
 from neuron.inventory import Probe
 from neuron.probe import Prober
 
@@ -27,6 +27,7 @@ class Host:
         self._declared = config.devices
         self._prober = Prober()
         self._fingerprint: int | None = None
+        self._readable = True
         self._looks = 0
         self._looked = asyncio.Event()
 
@@ -45,6 +46,7 @@ class Host:
             await self._look_at_folder()
 
     async def _look_at_folder(self) -> bool:
+        self._readable = await asyncio.to_thread(readable, self.models_dir)
         seen = await asyncio.to_thread(fingerprint, self.models_dir)
         if seen == self._fingerprint:
             return False
@@ -61,7 +63,10 @@ class Host:
         return inventory.devices(self.probe, self._declared, held_mb, simulated=self.simulated)
 
     def problems(self) -> list[str]:
-        return inventory.problems(self.probe, self._declared, simulated=self.simulated)
+        found = inventory.problems(self.probe, self._declared, simulated=self.simulated)
+        if not self._readable and not self.simulated:
+            found.append(f"models_dir {self.models_dir} is not there or cannot be read")
+        return found
 
     @property
     def kind(self) -> str:

@@ -170,6 +170,9 @@ class Learned:
         self._file.cordoned, self._file.cordon_reason = cordoned, reason if cordoned else ""
         self.dirty = True
 
+    def problems(self) -> list[str]:
+        return [f"{self._path} cannot be written: what is learned lasts until the next start"] if self._failing else []
+
     # The file
 
     def taken(self) -> bytes:

@@ -171,6 +171,7 @@ class Replicas:
         began = self._clock()
         deadline = began + self._config.engine.load_deadline_s
         resident.load_began, resident.progress, resident.starts = began, 0.0, resident.starts + 1
+        resident.progressed_at = began
         told = 0.0
         try:
             async with asyncio.timeout_at(min(deadline, began + STALL_S)) as bound:
@@ -178,6 +179,7 @@ class Replicas:
                 def on_progress(progress: Progress) -> None:
                     nonlocal told
                     now = self._clock()
+                    resident.progressed_at = now
                     if not bound.expired():
                         bound.reschedule(min(deadline, now + STALL_S))
                     changed = progress.phase != resident.phase
@@ -330,6 +332,7 @@ class Replicas:
         log.warning("%s (%s) lost its engine: %s", resident.model, resident.id, reason)
         lived_s = self._clock() - resident.ready_at
         resident.strikes = 1 if lived_s >= STABLE_S else resident.strikes + 1
+        resident.died_of = reason
         resident.advance(Event.DIED, reason)
         resident.gate.close(Refused("loading", f"{resident.model} is being started again: {reason}", retry_in_s=1.0))
         self.cut(resident)
@@ -350,6 +353,9 @@ class Replicas:
                 resident.gate.close(Refused("failed", f"{resident.model}: {error}", retry_in_s=delay_s))
                 self._learned.failed(_failure(resident, "engine_died", error))
                 await asyncio.sleep(delay_s)
+            if resident.claimed_by is not None:  # it is let go meanwhile; if it stays after all, it is revived then
+                resident.work = None
+                return
             resident.advance(Event.LOAD, resident.reason)
             resident.gate.close(Refused("loading", f"{resident.model} is being started again", retry_in_s=1.0))
             self.publish(resident)

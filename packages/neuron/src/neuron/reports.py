@@ -13,14 +13,18 @@ from neuron.fit import as_checkpoint
 from neuron.parts import Parts
 from neuron.probe import rss_mb
 from neuron.replicas import Replicas
+from neuron.resident import Resident
+from neuron.standing import Standing
 
 SLOW_S = 10.0  # without a token, while there is work: worth a look, long before the watchdog acts
+WAITS = ("", "turn")  # phases of a load that has not begun
+SLOW_LOAD_S = 30.0  # without a step of its load: compiling may take so long
 
 
 class Reports:
     """Reads everything, changes nothing but the events' numbers."""
 
-    def __init__(self, parts: Parts, replicas: Replicas) -> None:
+    def __init__(self, parts: Parts, replicas: Replicas, standing: Standing) -> None:
         self._name = parts.name
         self._instance_id = parts.instance_id
         self._host = parts.host
@@ -29,6 +33,7 @@ class Reports:
         self._hub = parts.hub
         self._clock = parts.clock
         self._replicas = replicas
+        self._standing = standing
         self._began = parts.clock()
 
     def version(self) -> Version:
@@ -67,6 +72,9 @@ class Reports:
         engines = self._owners.describe()
         problems = self._host.problems() + [engine.problem for engine in engines if engine.problem]
         problems += [f"{replica.model}: {replica.reason}" for replica in replicas if not replica.ok]
+        failures = [failure for failure in self._learned.failures() if failure.retry_in_s > 0]
+        problems += [f"{failure.model}: {failure.message}" for failure in failures]
+        problems += self._standing.problems() + self._learned.problems()
         if self._learned.cordoned:
             problems.append(f"cordoned: {self._learned.cordon_reason or 'no reason given'}")
         warm = all(engine.ready for engine in engines)
@@ -117,24 +125,29 @@ class Reports:
         return tuple(as_checkpoint(facts, kind) for facts in self._host.checkpoints.values())
 
     def _replica_health(self) -> list[ReplicaHealth]:
-        found = []
-        for resident in self._replicas:
-            busy = resident.gate.in_flight > 0 and resident.state in (State.READY, State.DRAINING)
-            since_s = round(self._clock() - resident.progressed_at, 3) if busy else 0.0
-            stuck = since_s >= SLOW_S
-            found.append(
-                ReplicaHealth(
-                    id=resident.id,
-                    model=resident.model,
-                    state=resident.state.value,
-                    ok=resident.state is not State.RECOVERING and not stuck,
-                    reason=f"no token for {since_s:.0f} s" if stuck else resident.reason,
-                    in_flight=resident.gate.in_flight,
-                    queue=resident.gate.queue,
-                    since_progress_s=since_s,
-                )
-            )
-        return found
+        return [self._health_of(resident) for resident in self._replicas]
+
+    def _health_of(self, resident: Resident) -> ReplicaHealth:
+        busy = resident.gate.in_flight > 0 and resident.state in (State.READY, State.DRAINING)
+        loads = resident.state is State.LOADING and resident.phase not in WAITS
+        since_s = round(self._clock() - resident.progressed_at, 3) if busy or loads else 0.0
+        problem = ""
+        if busy and since_s >= SLOW_S:
+            problem = f"no token for {since_s:.0f} s"
+        elif loads and since_s >= SLOW_LOAD_S:
+            problem = f"no progress of its load for {since_s:.0f} s, in {resident.phase}"
+        elif resident.strikes and resident.state in (State.RECOVERING, State.LOADING):
+            problem = f"it is being started again: {resident.died_of}"
+        return ReplicaHealth(
+            id=resident.id,
+            model=resident.model,
+            state=resident.state.value,
+            ok=not problem,
+            reason=problem or resident.reason,
+            in_flight=resident.gate.in_flight,
+            queue=resident.gate.queue,
+            since_progress_s=since_s,
+        )
 
 
 def _os_name() -> str:

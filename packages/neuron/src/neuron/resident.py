@@ -40,6 +40,7 @@ class Resident:
         self.work: asyncio.Task[None] | None = None  # its load or recovery
         self.starts = 0  # engines started for it
         self.strikes = 0  # engines that died one after another
+        self.died_of = ""  # the last time
         self.reason = ""
         self.phase = ""
         self.progress = 0.0

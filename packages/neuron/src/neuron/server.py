@@ -123,7 +123,7 @@ class Daemon:
         self.replicas = Replicas(parts)
         self.supervisor = Supervisor(parts, self.replicas)
         self.standing = Standing(parts, self.replicas, self.supervisor)
-        self.reports = Reports(parts, self.replicas)
+        self.reports = Reports(parts, self.replicas, self.standing)
         self.telemetry = Telemetry(self.host, self.replicas)
         self.watchdog = Watchdog(self.replicas, config.engine.stall_s, clock)
         relay = Relay(parts, self.replicas)

@@ -51,6 +51,18 @@ class Standing:
     def demand(self, request: DemandRequest) -> None:
         self._replicas.demand(request.gateway, dict(request.models))
 
+    def problems(self) -> list[str]:
+        """What is wanted here and not here, in words."""
+        wanted = {profile.id: profile for profile in self._learned.pinned_profiles()}
+        wanted |= {model: Profile(id=model) for model in self._preload if model not in wanted}
+        found = []
+        for model, profile in wanted.items():
+            failure = self._learned.failure(model, profile.digest)
+            why = failure.message if failure else self._complained.get(model, "")
+            if why and not self._replicas.of(model):
+                found.append(f"{model} is not kept loaded: {why}")
+        return found
+
     def keep_loaded(self) -> None:
         """Load what is pinned and not there, and what is to be preloaded and was not yet. For every tick."""
         if self._owners.problem or self._replicas.closing or self._learned.cordoned:
@@ -60,6 +72,7 @@ class Standing:
         for model, profile in wanted.items():
             here = self._replicas.of(model)
             if here:
+                self._complained.pop(model, None)
                 if here[0].state is State.READY and model in self._preload:
                     self._preload.remove(model)
                 continue

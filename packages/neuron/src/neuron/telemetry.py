@@ -79,10 +79,10 @@ class Telemetry:
         return [family for family in families if family.samples]
 
 
-async def scrape(client: Client) -> str:
+async def scrape(client: Client, timeout_s: float = SCRAPE_S) -> str:
     """What an engine exposes; empty when it does not answer in time."""
     try:
-        async with asyncio.timeout(SCRAPE_S):
+        async with asyncio.timeout(timeout_s):
             async with client.request("GET", "/metrics") as response:
                 body = await response.read(SCRAPE_LIMIT)
                 return body.decode(errors="replace") if response.status == 200 else ""

@@ -13,7 +13,7 @@ from cortex_core.fleet import State
 from neuron.exposition import values
 from neuron.replicas import Replicas
 from neuron.resident import Resident
-from neuron.telemetry import scrape
+from neuron.telemetry import SCRAPE_S, scrape
 
 COUNTERS = (
     "generation_tokens_total",
@@ -22,6 +22,7 @@ COUNTERS = (
     "iteration_tokens_total_sum",
 )
 ASK_PART = 0.25  # of the stall limit without a byte, before the engine is asked for its counters
+ANSWER_S = 0.4  # what it gets to answer when the limit is reached: by then it was asked again and again
 
 
 class Watchdog:
@@ -57,7 +58,8 @@ class Watchdog:
         """Counters that moved since they were last asked for are progress."""
         if resident.client is None:
             return
-        counted = values(await scrape(resident.client), COUNTERS)
+        left_s = self._stall_s - (self._clock() - resident.progressed_at)
+        counted = values(await scrape(resident.client, min(SCRAPE_S, max(ANSWER_S, left_s))), COUNTERS)
         before = self._counted.get(resident.id)
         self._counted[resident.id] = counted
         if before is not None and counted > before:
