@@ -9,6 +9,7 @@ import click
 
 from cortex_cli.failures import Exit, Failure, report
 from cortex_cli.serve import serve
+from cortex_cli.simulate import simulate
 from cortex_cli.status import ls, ps, status
 from cortex_cli.steer import cordon, explain, load, pin, uncordon, unload, unpin
 from cortex_cli.version import version
@@ -23,7 +24,7 @@ def cortex() -> None:
     """
 
 
-for command in (serve, status, ps, ls, load, unload, pin, unpin, cordon, uncordon, explain, version):
+for command in (serve, status, ps, ls, load, unload, pin, unpin, cordon, uncordon, explain, simulate, version):
     cortex.add_command(command)
 
 

@@ -211,7 +211,7 @@ class _World:
             model=ask.model,
             request_id=request_id,
             caller=client.caller or client.name,
-            session=client.name,
+            session=client.caller or client.name,
             tokens=ask.tokens,
             streaming=True,
             arrived=now,
