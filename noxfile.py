@@ -73,6 +73,13 @@ def architectures(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """The real engine under clients that leave, loads that fail and kill -9, as often as is promised."""
+    command = ["-m", "pytest", "-s", "tests/neuron/test_real_faults.py", *session.posargs]
+    session.run(with_engine(session), *command, external=True, env={"FAULTS": "1"})
+
+
+@nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train the tiny model with its whole budget; every skill must reach an accuracy of 0.95."""
     out = Path(session.create_tmp()) / "checkpoint"

@@ -30,6 +30,7 @@ class Host:
         self._readable = True
         self._looks = 0
         self._looked = asyncio.Event()
+        self._looking = asyncio.Lock()
 
     async def look(self) -> bool:
         """Look again; whether the model folder has changed."""
@@ -46,14 +47,15 @@ class Host:
             await self._look_at_folder()
 
     async def _look_at_folder(self) -> bool:
-        self._readable = await asyncio.to_thread(readable, self.models_dir)
-        seen = await asyncio.to_thread(fingerprint, self.models_dir)
-        if seen == self._fingerprint:
-            return False
-        self._fingerprint = seen
-        found = await asyncio.to_thread(list_checkpoints, self.models_dir)
-        self.checkpoints = {facts.name: facts for facts in found}
-        return True
+        async with self._looking:  # who comes meanwhile gets what this look finds
+            self._readable = await asyncio.to_thread(readable, self.models_dir)
+            seen = await asyncio.to_thread(fingerprint, self.models_dir)
+            if seen == self._fingerprint:
+                return False
+            found = await asyncio.to_thread(list_checkpoints, self.models_dir)
+            self._fingerprint = seen
+            self.checkpoints = {facts.name: facts for facts in found}
+            return True
 
     async def used_by(self, pids: Collection[int]) -> dict[str, int]:
         """Device → megabytes that these processes really use, where that can be told."""

@@ -235,7 +235,7 @@ class Supervisor:
         except EngineFailed as error:
             resident.work = None
             failure = self._replicas.fail(resident, error)
-            if error.phase == "config":  # the engine does not take these options: no other would
+            if error.phase == "config" and error.told:  # the engine does not take these options: no other would
                 message = f"the engine refuses: {error.message}"
                 self._fail(running, resident, Refused("bad_request", message, field="profile.engine", failure=failure))
                 return

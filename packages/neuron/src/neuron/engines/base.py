@@ -71,11 +71,12 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 class EngineFailed(Exception):
     """A load that did not come to serve. Nothing of it is left."""
 
-    def __init__(self, phase: str, message: str, scope: str = "model") -> None:
+    def __init__(self, phase: str, message: str, scope: str = "model", *, told: bool = True) -> None:
         super().__init__(f"{phase}: {message}")
         self.phase = phase
         self.message = message
         self.scope = scope  # model, device or neuron: where trying again would fail the same way
+        self.told = told  # by the engine itself; else it ended without a word
 
 
 class Engine(Protocol):

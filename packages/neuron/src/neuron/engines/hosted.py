@@ -98,7 +98,7 @@ class HostedEngine:
             failure = self._failure
             if failure is None:
                 words = f"{self._ended.result().reason}; its log is {self._spec.log}"
-                raise EngineFailed(self._phase, words, "model")
+                raise EngineFailed(self._phase, words, "model", told=False)
             raise EngineFailed(failure.phase, failure.message, failure.scope)
         return self._serving.result()
 

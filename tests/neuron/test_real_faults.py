@@ -1,0 +1,276 @@
+"""The real engine under clients that leave, loads that fail, and processes that are killed: figures, and their limits.
+
+Few tries by default; with FAULTS=1 as many as the figures are promised for, and the figures are printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from cortex_core.http import BrokenResponse, Client, ConnectFailed
+from neuron.leftovers import SHARED_MEMORY
+from tests.neuron.contract.subject import Answer, Subject
+from tests.support.engines import engine_core, engine_host, needs_vllm, running, zygote
+from tests.support.processes import NeuronProcess, alive, children, fleet
+from tests.support.until import eventually, until, until_async
+from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
+
+LONG = os.environ.get("FAULTS") == "1"
+TRIES = 100 if LONG else 6
+KILLS = 30 if LONG else 3
+SEED = int(os.environ.get("SEED", "7"))
+FIRST, SECOND, THIRD = MODELS
+REPLICA_MB = 600
+
+pytestmark = [pytest.mark.engine, needs_vllm, pytest.mark.timeout(1500 if LONG else 240)]
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_models(CHECKPOINT, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def neuron(models_dir: Path) -> Iterator[NeuronProcess]:
+    with fleet() as host:
+        yield host.neuron("beast", engine="vllm", models_dir=models_dir, engine_table={"turn_guard_s": 0.0})
+
+
+@pytest_asyncio.fixture
+async def subject(neuron: NeuronProcess) -> AsyncIterator[Subject]:
+    async with talking(neuron) as made:
+        yield made
+
+
+@asynccontextmanager
+async def talking(neuron: NeuronProcess) -> AsyncIterator[Subject]:
+    client = Client(neuron.url, connect_timeout_s=10)
+    made = Subject(client, tuple(MODELS), REPLICA_MB)
+    await made.clear()
+    yield made
+    await client.close()
+
+
+def share(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+
+
+def told(what: str, values: list[float]) -> None:
+    """The figures of a measurement, in milliseconds."""
+    figures = [f"{name} {value * 1000:.0f}" for name, value in
+               {"p50": share(values, 0.5), "p99": share(values, 0.99), "max": max(values)}.items()]  # fmt: skip
+    print(f"\n{what}: {', '.join(figures)} ms of {len(values)}")  # noqa: T201 - the figures are what it is for
+
+
+# ---------------------------------------------------------------------------------------------- R12: the client left
+
+
+async def test_goal_R12_a_client_that_leaves_frees_the_engine(neuron: NeuronProcess, subject: Subject) -> None:
+    replica = await subject.load(FIRST)
+    freed_s = []
+    for number in range(TRIES):
+        if number % 2:  # in the middle of its answer
+            async with subject.streaming(replica, tokens=1900):
+                pass
+        else:  # before its answer begins
+            asked = asyncio.get_running_loop().create_task(subject.ask(replica, tokens=1900))
+            await eventually(lambda: running(neuron) == 1, what="the request runs")
+            asked.cancel()
+            await asyncio.wait((asked,))
+        began = time.monotonic()
+        await eventually(lambda: running(neuron) == 0, what="the engine has nothing to do")
+        freed_s.append(time.monotonic() - began)
+    told("R12, client gone to running count 0", freed_s)
+    assert share(freed_s, 0.99) <= (0.15 if LONG else 1.0)
+
+
+# --------------------------------------------------------------------------------------------- R26: a load that fails
+
+
+def spoilt(models_dir: Path, name: str, **config: Any) -> str:
+    """A model whose config does not fit its weights."""
+    folder = models_dir / name
+    shutil.copytree(models_dir / THIRD, folder, dirs_exist_ok=True)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(values | config))
+    return name
+
+
+def bad_adapter(models_dir: Path) -> dict[str, str]:
+    folder = models_dir / "not-an-adapter"
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}')
+    (folder / "adapter_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    return {"loud": "not-an-adapter"}
+
+
+STAGES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "config, an unknown option": lambda _: {"id": THIRD, "engine": {"max_num_seq": 4}},
+    "config, an unknown architecture": lambda folder: {
+        "id": spoilt(folder, "abacus", architectures=["Abacus"], model_type="abacus")
+    },
+    "weights, of another shape": lambda folder: {"id": spoilt(folder, "misfit", intermediate_size=512)},
+    "kv_cache, too few blocks": lambda _: {"id": THIRD, "engine": {"num_gpu_blocks_override": 1}},
+    "engine, an adapter that is none": lambda folder: {"id": THIRD, "adapters": bad_adapter(folder)},
+}
+
+
+async def test_goal_R26_a_bad_load_at_any_stage_leaves_others_alone(
+    neuron: NeuronProcess, subject: Subject, models_dir: Path
+) -> None:
+    sibling = await subject.load(FIRST)
+    gaps_s: dict[str, list[float]] = {}
+    stage = "before"
+    done = asyncio.Event()
+
+    async def stream_on() -> None:
+        while not done.is_set():
+            async with subject.streaming(sibling, tokens=1000) as stream:
+                last = time.monotonic()
+                while await stream.read_some():
+                    now = time.monotonic()
+                    gaps_s.setdefault(stage, []).append(now - last)
+                    last = now
+
+    took_s = {}
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stream_on())
+        await until_async(lambda: len(gaps_s.get("before", ())) > (2000 if LONG else 200), timeout_s=60)
+        usual = len(children(neuron.pid))
+        for name, make in STAGES.items():
+            stage = name
+            began = time.monotonic()
+            profile = {"vram_mb": REPLICA_MB, **make(models_dir)}
+            both = await asyncio.gather(*(
+                subject.command("/models/load", model=profile["id"], profile=profile) for _ in range(2)
+            ))  # fmt: skip
+            took_s[name] = time.monotonic() - began
+            assert [answer.status // 100 in (4, 5) for answer in both] == [True, True], both
+            assert all(failed_in(answer, name.partition(",")[0]) for answer in both), both
+            await until_async(lambda: len(children(neuron.pid)) == usual, timeout_s=1, what="nothing is left of it")
+        stage = "killed"
+        began = await kill_a_load(neuron, subject)
+        took_s["killed while loading, from the kill"] = time.monotonic() - began
+        assert took_s["killed while loading, from the kill"] <= 1.0
+        done.set()
+    for name, values in gaps_s.items():
+        told(f"R26, gaps of its sibling's stream; {name}", values)
+    print({name: f"{seconds:.2f} s" for name, seconds in took_s.items()})  # noqa: T201
+    usual_s = share(gaps_s["before"], 0.99)
+    during = [gap for name, values in gaps_s.items() if name != "before" for gap in values]
+    assert share(during, 0.99) <= usual_s + 0.05
+
+
+def failed_in(answer: Answer, phase: str) -> bool:
+    return f"{phase}: " in answer.refusal.message or "the engine refuses" in answer.refusal.message
+
+
+async def kill_a_load(neuron: NeuronProcess, subject: Subject) -> float:
+    """Kill an engine host in the middle of its load; when that was, once its caller has been told."""
+    [owner] = [pid for pid in children(neuron.pid) if pid == zygote(neuron)]
+    before = set(children(owner))
+    load = asyncio.get_running_loop().create_task(subject.try_load(SECOND))
+    host = await until_async(lambda: next(iter(set(children(owner)) - before), 0), timeout_s=10, poll_s=0.002)
+    os.kill(host, signal.SIGKILL)
+    began = time.monotonic()
+    answer = await load
+    assert (answer.status, answer.refusal.code) == (503, "load_failed")
+    return began
+
+
+# ----------------------------------------------------------------------------------------------------------- kill -9
+
+
+def leftovers(neuron: NeuronProcess) -> list[str]:
+    """Files of engines that are not there any more."""
+    lives = {f"neuron-{pid}-" for pid in children(neuron.pid)} if neuron.running else set()
+    memory = [p.name for p in SHARED_MEMORY.glob("neuron-*") if not any(p.name.startswith(name) for name in lives)]
+    serving = len(neuron.replicas()) if neuron.running else 0
+    sockets = sorted(path.name for path in neuron.run_dir.iterdir())
+    return memory + (sockets if len(sockets) > 2 * serving else [])
+
+
+async def test_whatever_is_killed_nothing_is_left_and_the_next_start_is_clean(models_dir: Path) -> None:
+    dice = random.Random(SEED)
+    gone_s, back_s = [], []
+    with fleet() as host:
+        neuron = host.neuron("beast", engine="vllm", models_dir=models_dir, engine_table={"turn_guard_s": 0.0})
+        for number in range(KILLS):
+            victim = ("core", "daemon", "host", "zygote")[number % 4]
+            async with talking(neuron) as subject:
+                replica = await subject.load(FIRST)
+                await subject.load(SECOND)
+                async with asyncio.TaskGroup() as group:
+                    others = [group.create_task(ignored(subject.try_load(THIRD))),
+                              group.create_task(ignored(subject.ask(replica, tokens=1900)))]  # fmt: skip
+                    await asyncio.sleep(dice.uniform(0.0, 1.5))  # any moment: of a load, a request, an unload
+                    doomed = kill(neuron, victim)
+                    began = time.monotonic()
+                    await until_async(partial(gone, doomed), timeout_s=5, what=f"the end of {victim}")
+                    gone_s.append(time.monotonic() - began)
+                    for task in others:
+                        task.cancel()
+            if victim == "daemon":
+                neuron.restart()
+            async with talking(neuron) as subject:
+                assert (await subject.ask(await subject.load(FIRST))).status == 200
+                back_s.append(time.monotonic() - began)
+                await subject.clear()
+            until(lambda: leftovers(neuron) == [], timeout_s=5, what="no file is left")
+        told("kill -9, to the end of all that hung on it", gone_s)
+        told("kill -9, until the model answers again", back_s)
+        assert max(gone_s) <= 1.0
+        assert neuron.stop(30) == 0
+        assert leftovers(neuron) == []
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(map(alive, pids))
+
+
+async def ignored(work: Any) -> None:
+    """What becomes of a request whose server is killed is not asked here."""
+    try:
+        await work
+    except (BrokenResponse, ConnectFailed, asyncio.CancelledError):
+        pass
+
+
+def kill(neuron: NeuronProcess, victim: str) -> list[int]:
+    """SIGKILL to one process; all that must end with it."""
+    family = children(neuron.pid)
+    match victim:
+        case "daemon":
+            pid, doomed = neuron.pid, family
+            neuron.signal(signal.SIGKILL)
+            neuron.wait()
+            return [pid, *doomed]
+        case "zygote":
+            pid = zygote(neuron)
+        case "host":
+            pid = engine_host(neuron, FIRST)
+        case _:
+            pid = engine_core(neuron, FIRST)
+            doomed = [engine_host(neuron, FIRST), pid]
+            os.kill(pid, signal.SIGKILL)
+            return doomed
+    doomed = [pid, *children(pid)]
+    os.kill(pid, signal.SIGKILL)
+    return doomed
