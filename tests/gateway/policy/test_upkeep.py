@@ -39,6 +39,8 @@ CASES: list[tuple[str, Profile, tuple[Any, ...], list[str]]] = [
     ("pinned, and an operator says no", PINNED, (neuron("n2", pins={"m1": False}),), []),
     ("pinned on a neuron that nobody knows", profile("m1", pinned_on=("n9",)), (neuron("n1"),), []),
     ("at least one", KEPT, (neuron("n1"),), ["load m1 on n1: replicas.min"]),
+    ("at least one, and nobody leaves for it", KEPT, (neuron("n1", replica("m2")),), []),
+    ("pinned, and what is idle leaves for it", PINNED, (neuron("n2", replica("m2")),), ["load m1 on n2: pinned"]),
     ("at least one, which loads", KEPT, (neuron("n1", replica("m1", state=State.LOADING)),), []),
     ("idle past its time", BRIEF, (neuron("n1", replica("m1", idle_s=30.0)),), ["let m1 on n1 go: idle for 30 s"]),
     ("idle, not for so long", BRIEF, (neuron("n1", replica("m1", idle_s=29.0)),), []),

@@ -67,6 +67,10 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
         return {(intent.neuron, victim) for intent in self.intents.values() for victim in intent.victims}
 
     @cached_property
+    def _intended_models(self) -> set[str]:
+        return {intent.model for intent in self.intents.values()}
+
+    @cached_property
     def _intended(self) -> dict[str, set[str]]:
         """Neuron → devices on which a swap of ours moves something."""
         devices: dict[str, set[str]] = {}
@@ -76,7 +80,7 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
 
     def is_under_way(self, model: str) -> bool:
         """Whether a load of it will end without our doing: joined, never started twice."""
-        if any(intent.model == model for intent in self.intents.values()):
+        if model in self._intended_models:
             return True
         return any(self.is_coming(neuron, replica) for neuron, replica in self.replicas(model))
 

@@ -11,7 +11,7 @@ from cortex_gateway.policy.eviction import is_pinned
 from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.placement import first
 from cortex_gateway.policy.schedule import Swap, with_intent
-from cortex_gateway.policy.survey import EVICT
+from cortex_gateway.policy.survey import EVICT, FREE
 from cortex_gateway.policy.turns import turn_s
 
 EXTRA_TURNS = 3.0
@@ -52,7 +52,8 @@ def _kept(picture: Picture, profile: Profile) -> list[Swap]:
     if not pinned and len(here) >= profile.replicas.min:
         return []
     names = pinned or [name for name in picture.fleet.neurons if name not in here]
-    found = first(picture, profile, [picture.fleet.neurons[name] for name in names], most=EVICT)
+    most = EVICT if pinned else FREE  # else models that are all to be kept would take turns for ever, for nobody
+    found = first(picture, profile, [picture.fleet.neurons[name] for name in names], most=most)
     reason = "pinned" if pinned else "replicas.min"
     return [Swap(model=profile.id, candidate=found[0], reason=reason)] if found else []
 

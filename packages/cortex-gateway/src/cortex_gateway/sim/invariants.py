@@ -27,7 +27,7 @@ def check_change(neuron: SimNeuron, row: Row, gateways: Iterable[SimGateway]) ->
     _must(len(loading) == len(set(loading)), f"{neuron.name} loads a model twice: {loading}")
     if row.state is State.UNLOADING:
         _must(row.engine.in_flight == 0, f"{neuron.name} unloads {row.id} under {row.engine.in_flight} leases")
-        if row.engine.begun == 0:
+        if row.engine.begun == 0 and neuron.guard_s:
             _check_served_somebody(neuron, row, gateways)
 
 
@@ -59,14 +59,14 @@ def check_books(gateway: SimGateway) -> None:
         _must(counted >= held, f"{gateway.name} counts {counted} leases on {replica}, and {held} are held")
 
 
-def check_surveys(gateway: SimGateway) -> None:
+def check_survey(gateway: SimGateway, name: str) -> None:
     """At any time: what the dispatcher keeps of a neuron is what it would find now."""
     picture = gateway.dispatcher.picture()
-    for neuron in picture.fleet.neurons.values():
-        kept, found = picture.surveys.of(picture, neuron), Survey(picture, neuron)
-        for name in Survey.__slots__:
-            believed, true = getattr(kept, name), getattr(found, name)
-            _must(believed == true, f"{gateway.name} keeps {name} {believed} of {neuron.name}, and it is {true}")
+    neuron = picture.fleet.neurons[name]
+    kept, found = picture.surveys.of(picture, neuron), Survey(picture, neuron)
+    for slot in Survey.__slots__:
+        believed, true = getattr(kept, slot), getattr(found, slot)
+        _must(believed == true, f"{gateway.name} keeps {slot} {believed} of {name}, and it is {true}")
 
 
 def check_held(want: Want, now: float, kind: str, late_s: float) -> None:

@@ -143,7 +143,8 @@ class _World:
         invariants.check_change(neuron, row, self.gateways.values())
         for gateway in self.gateways.values():
             invariants.check_books(gateway)
-            invariants.check_surveys(gateway)
+            if neuron.name in gateway.links:
+                invariants.check_survey(gateway, neuron.name)
         self._look_at_turns(neuron.now)
 
     def _look_at_turns(self, now: float) -> None:
