@@ -42,6 +42,15 @@ def test_preference(first: Neuron, second: Neuron, wins: str) -> None:
     assert best(second, first).neuron == wins, "and not by its place in the list"
 
 
+def test_by_lru_the_longest_idle_of_the_whole_fleet_goes_whatever_it_costs() -> None:
+    used = neuron("n1", replica("m2", idle_s=5.0), known=(known("m2", uses=1),))
+    old = neuron("n2", replica("m3", idle_s=60.0), known=(known("m3", uses=9),))
+    assert best(used, old, strategy="lru").neuron == "n2"
+    assert best(used, old, strategy="cost").neuron == "n1"
+    there = picture(used, old, strategy="lru")
+    assert first(there, profile(), there.fleet.neurons.values())[0].neuron == "n2"
+
+
 def test_where_it_is_pinned_comes_first_even_by_eviction() -> None:
     pinned = profile(pinned_on=("n1",))
     assert candidates(picture(neuron("n1", replica("m2")), neuron("n2")), pinned)[0].neuron == "n1"

@@ -20,6 +20,8 @@ ENUMERATE_AT_MOST = 12
 """Replicas on one device whose sets are all tried (4,096 of them); beyond that greedily, per megabyte."""
 ITS_TURN = "its turn"
 """Why one stays, when that ends by time alone."""
+PRIORITY_STEP = 1e9
+"""A step of residency priority outweighs any age, in seconds."""
 LOAD_MB_PER_S = 1000.0
 """What a load is taken to run at where none was measured."""
 
@@ -81,6 +83,23 @@ def return_cost_s(neuron: Neuron, replica: Replica) -> float:
     if not load_s:
         load_s = sum(share.memory_mb for share in replica.devices) / LOAD_MB_PER_S
     return load_s * (known.uses if known else 0.0)
+
+
+def price(picture: Picture, neuron: Neuron, replica: Replica) -> float:
+    """What letting it go is held against a place, by the strategy: less is better, and time alone changes nothing."""
+    if picture.strategy == "cost":
+        return return_cost_s(neuron, replica)
+    used_at = picture.now - picture.idle_s(neuron, replica)
+    if picture.strategy == "lru":
+        return used_at
+    profile = picture.fleet.profiles.get(replica.model)
+    return (profile.priority if profile is not None else 0) * PRIORITY_STEP + used_at
+
+
+def together(picture: Picture, neuron: Neuron, leaving: Iterable[Leaver]) -> float:
+    """The price of several: costs add up; by age or priority the dearest of them decides."""
+    prices = [price(picture, neuron, entry.replica) for entry in leaving]
+    return sum(prices) if picture.strategy == "cost" else max(prices, default=0.0)
 
 
 def choose(

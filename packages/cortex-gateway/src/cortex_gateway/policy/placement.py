@@ -12,7 +12,7 @@ from msgspec import Struct
 from cortex_core.fleet import Device, Neuron, Profile, Replica, Share
 from cortex_core.gateway_api import Place, Room
 from cortex_gateway.policy.affinity import weight
-from cortex_gateway.policy.eviction import Leaver, choose, is_pinned, leaver, may_leave
+from cortex_gateway.policy.eviction import Leaver, choose, is_pinned, leaver, may_leave, together
 from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.survey import DRAIN, EVICT, FREE, Rank
 
@@ -49,14 +49,14 @@ class _Plan(Struct, frozen=True):
     """How one device could hold its share."""
 
     tier: int
-    cost_s: float
+    price: float
     device: Device
     free_mb: int
     leaving: tuple[Leaver, ...]
 
     @property
     def rank(self) -> tuple[int, float, int, int, str]:
-        return (self.tier, self.cost_s, len(self.leaving), -self.free_mb, self.device.id)
+        return (self.tier, self.price, len(self.leaving), -self.free_mb, self.device.id)
 
 
 def candidates(picture: Picture, profile: Profile) -> tuple[Candidate, ...]:
@@ -140,7 +140,7 @@ def _verdict(picture: Picture, profile: Profile, neuron: Neuron, most: int) -> C
         return no("no room until something is idle", possible=True)
     victims = tuple({entry.replica.id: entry.replica for plan in plans for entry in plan.leaving}.values())
     tier, free_mb = max(plan.tier for plan in plans), min(plan.free_mb for plan in plans)
-    cost_s = sum(plan.cost_s for plan in plans)
+    dear = _price(picture, neuron, plans)
     elsewhere = neuron.name not in profile.pinned_on
     return Candidate(
         neuron=neuron.name,
@@ -151,7 +151,7 @@ def _verdict(picture: Picture, profile: Profile, neuron: Neuron, most: int) -> C
         need_mb=need_mb,
         shares=tuple(Share(plan.device.id, share_mb) for plan in plans) if share_mb else (),
         victims=victims,
-        rank=(elsewhere, tier, cost_s, len(victims), -free_mb),
+        rank=(elsewhere, tier, dear, len(victims), -free_mb),
         tie=_tie(profile.id, neuron.name),
     )
 
@@ -198,19 +198,23 @@ def _best(
 ) -> Sequence[_Plan] | None:
     """The cheapest devices of one group, as many as the profile wants."""
     seen = picture.surveys.of(picture, neuron)
+
+    def rank(plans: list[_Plan]) -> tuple[int, float, int]:
+        return (max(p.tier for p in plans), _price(picture, neuron, plans), -min(p.free_mb for p in plans))
+
     best: list[_Plan] | None = None
     for group in groups:
         found = (
             _plan(picture, profile, neuron, device, share_mb, most) for device in group if device.id in seen.free_mb
         )
         plans = sorted((plan for plan in found if plan), key=lambda plan: plan.rank)[: profile.min_devices]
-        if len(plans) == profile.min_devices and (best is None or _sum(plans) < _sum(best)):
+        if len(plans) == profile.min_devices and (best is None or rank(plans) < rank(best)):
             best = plans
     return best
 
 
-def _sum(plans: list[_Plan]) -> tuple[int, float, int]:
-    return (max(p.tier for p in plans), sum(p.cost_s for p in plans), -min(p.free_mb for p in plans))
+def _price(picture: Picture, neuron: Neuron, plans: Iterable[_Plan]) -> float:
+    return together(picture, neuron, [entry for plan in plans for entry in plan.leaving])
 
 
 def _plan(picture: Picture, profile: Profile, neuron: Neuron, device: Device, share_mb: int, most: int) -> _Plan | None:
@@ -222,7 +226,7 @@ def _plan(picture: Picture, profile: Profile, neuron: Neuron, device: Device, sh
         leavers = [leaver(picture, neuron, device, neuron.replicas[place]) for place in places]
         leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile)
         if leaving is not None:
-            return _Plan(tier, sum(entry.cost_s for entry in leaving), device, free_mb, leaving)
+            return _Plan(tier, together(picture, neuron, leaving), device, free_mb, leaving)
     return None
 
 

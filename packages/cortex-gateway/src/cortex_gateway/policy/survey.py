@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import TYPE_CHECKING
 
 from cortex_core.fleet import Neuron
@@ -15,7 +16,7 @@ FREE, EVICT, DRAIN = range(3)
 """How dear a place is: nothing leaves, what is idle leaves, what is busy leaves once its requests have ended."""
 
 Rank = tuple[bool, int, float, int, int]
-"""Less is better: elsewhere than pinned, tier, cost in seconds, victims, -free MB."""
+"""Less is better: elsewhere than pinned, tier, price of those who leave, victims, -free MB."""
 
 
 class Survey:
@@ -26,16 +27,16 @@ class Survey:
         idle: places in its list of the replicas that may be let go at once; `turned`: of those, and of the busy ones
             that have had their turn.
         most_mb: the most that one device has or can have free, by tier.
-        least_s: by tier, the least that one of those who would leave costs when it is asked for again.
+        least: by tier, the least price (`eviction.price`) of one of those who would leave.
         until: when the next turn ends by time alone.
     """
 
-    __slots__ = ("free_mb", "idle", "least_s", "most_mb", "turned", "until")
+    __slots__ = ("free_mb", "idle", "least", "most_mb", "turned", "until")
 
     def __init__(self, picture: Picture, neuron: Neuron) -> None:
         free = {device.id: device.memory_mb - device.used_by_others_mb for device in neuron.devices}
         idle_mb, turned_mb = dict.fromkeys(free, 0), dict.fromkeys(free, 0)
-        idle_s = turned_s = self.until = float("inf")
+        idle = turned = self.until = inf
         self.idle: list[int] = []
         self.turned: list[int] = []
         for place, replica in enumerate(neuron.replicas):
@@ -47,18 +48,19 @@ class Survey:
                     turned_mb[share.id] += 0 if stays else share.memory_mb
                     idle_mb[share.id] += share.memory_mb if is_idle else 0
             if not stays:
-                cost_s = return_cost_s(neuron, replica)
+                # Ages move with every report, so by `lru` and `priority` nothing is known of a place beforehand.
+                dear = return_cost_s(neuron, replica) if picture.strategy == "cost" else -inf
                 self.turned.append(place)
-                turned_s = min(turned_s, cost_s)
+                turned = min(turned, dear)
                 if is_idle:
                     self.idle.append(place)
-                    idle_s = min(idle_s, cost_s)
+                    idle = min(idle, dear)
             elif stays is ITS_TURN:
                 self.until = min(self.until, neuron.at + replica.evictable_in_s)
         for device in picture.busy_devices(neuron.name):
             free.pop(device, None)
         self.free_mb = free
-        self.least_s = (0.0, idle_s, turned_s)
+        self.least = (0.0, idle, turned)
         self.most_mb = (
             max(free.values(), default=-1),
             max((mb + idle_mb[device] for device, mb in free.items()), default=-1),
@@ -66,7 +68,7 @@ class Survey:
         )
 
     def bound(self, share_mb: int, most: int) -> tuple[int, float, int, int] | None:
-        """Tier, cost, victims and -free MB of the best that the neuron could be, or None: not within the tier `most`.
+        """Tier, price, victims and -free MB of the best that the neuron could be, or None: not within the tier `most`.
 
         Exact for one device and one victim, and never too dear: who ranks behind it need not be looked at.
         """
@@ -75,7 +77,7 @@ class Survey:
             return (FREE, 0.0, 0, -most_mb[FREE])
         for tier in range(EVICT, most + 1):
             if most_mb[tier] >= share_mb:
-                return (tier, self.least_s[tier], 1, -most_mb[FREE])
+                return (tier, self.least[tier], 1, -most_mb[FREE])
         return None
 
 
