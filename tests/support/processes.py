@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tomli_w
 
@@ -96,9 +96,12 @@ def rss_mb(pid: int) -> float:
     raise ProcessLookupError(pid)
 
 
-def get(port: int, path: str, *, timeout_s: float = 5.0) -> tuple[int, bytes]:
-    """Status and body of a GET on loopback."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+LOOPBACK = "127.0.0.1"
+
+
+def get(port: int, path: str, *, host: str = LOOPBACK, timeout_s: float = 5.0) -> tuple[int, bytes]:
+    """Status and body of a GET."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path, headers={"connection": "close"})
         answer = connection.getresponse()
@@ -107,9 +110,9 @@ def get(port: int, path: str, *, timeout_s: float = 5.0) -> tuple[int, bytes]:
         connection.close()
 
 
-def get_json(port: int, path: str, *, timeout_s: float = 5.0) -> Any:
-    """The JSON of a GET on loopback that must succeed."""
-    status, body = get(port, path, timeout_s=timeout_s)
+def get_json(port: int, path: str, *, host: str = LOOPBACK, timeout_s: float = 5.0) -> Any:
+    """The JSON of a GET that must succeed."""
+    status, body = get(port, path, host=host, timeout_s=timeout_s)
     assert status == 200, f"GET :{port}{path} → {status} {body[:500]!r}"
     return json.loads(body)
 
@@ -199,6 +202,16 @@ class Process:
                 self._family[pid] = stat[19]
 
 
+class Place(Protocol):
+    """Another network than ours, that processes can live in."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def enter(self) -> Sequence[str]: ...  # before a command line
+
+
 class Daemon(Process):
     """A process that answers `GET /health`."""
 
@@ -207,10 +220,16 @@ class Daemon(Process):
     ) -> None:
         super().__init__(name, command, log, environ)
         self.port = port
+        self.host = LOOPBACK
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
+
+    def live_at(self, place: Place) -> None:
+        """Start in another network from now on."""
+        self.host = place.address
+        self.command = [*place.enter, *self.command]
 
     def start(self) -> None:
         super().start()
@@ -226,13 +245,13 @@ class Daemon(Process):
         self.start()
 
     def get(self, path: str, **options: float) -> Any:
-        return get_json(self.port, path, **options)
+        return get_json(self.port, path, host=self.host, **options)
 
     def _answers(self) -> bool:
         if not self.running:
             raise AssertionError(f"{self.name} ended with {self.wait()}")
         try:
-            return get(self.port, "/health", timeout_s=2.0)[0] > 0
+            return get(self.port, "/health", host=self.host, timeout_s=2.0)[0] > 0
         except (OSError, http.client.HTTPException):
             return False
 
@@ -262,7 +281,7 @@ class NeuronProcess(Daemon):
 
     def post(self, path: str, body: Mapping[str, Any], *, timeout_s: float = 60.0) -> tuple[int, Any]:
         """Status and JSON of a command."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
             connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
             answer = connection.getresponse()
@@ -299,7 +318,7 @@ class GatewayProcess(Daemon):
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's series that carry these labels."""
-        status, body = get(self.metrics_port, "/metrics")
+        status, body = get(self.metrics_port, "/metrics", host=self.host)
         assert status == 200, body
         total = 0.0
         for line in body.decode().splitlines():
@@ -310,7 +329,7 @@ class GatewayProcess(Daemon):
         return total
 
     def _up(self) -> int:
-        status, body = get(self.port, "/health")
+        status, body = get(self.port, "/health", host=self.host)
         return int(json.loads(body)["neurons"]["healthy"]) if status in (200, 503) else 0
 
 
@@ -332,8 +351,13 @@ class Host:
         sim: Mapping[str, Any] | None = None,
         engine_table: Mapping[str, Any] | None = None,
         neuron_table: Mapping[str, Any] | None = None,
+        place: Place | None = None,
     ) -> NeuronProcess:
-        """A running neuron with one device `cpu:0` of `memory_mb`, or the given devices; `sim` is `[engine.sim]`."""
+        """A running neuron with one device `cpu:0` of `memory_mb`, or the given ones (none: those it finds).
+
+        `sim` is `[engine.sim]`.
+        """
+        declared = [{"id": "cpu:0", "memory_mb": memory_mb}] if devices is None else devices
         home = self.folder / name
         port = free_port()
         run_dir, state_dir = home / "run", home / "state"
@@ -341,17 +365,19 @@ class Host:
         config = {
             "neuron": {
                 "name": name,
-                "listen": f"127.0.0.1:{port}",
+                "listen": f"{place.address if place else LOOPBACK}:{port}",
                 "run_dir": str(run_dir),
                 "state_dir": str(state_dir),
                 "models_dir": str(models_dir or home / "models"),
                 **(neuron_table or {}),
             },
             "engine": {"kind": engine, **(engine_table or {}), **({"sim": dict(sim)} if sim else {})},
-            "devices": [dict(device) for device in devices or [{"id": "cpu:0", "memory_mb": memory_mb}]],
+            "devices": [dict(device) for device in declared],
         }
         neuron = NeuronProcess(name, write(home / "neuron.toml", config), home / "log", port, run_dir, state_dir)
         self.processes.append(neuron)
+        if place:
+            neuron.live_at(place)
         neuron.start()
         return neuron
 
@@ -365,13 +391,15 @@ class Host:
         follows: int | None = None,
         arguments: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        place: Place | None = None,
     ) -> GatewayProcess:
         """A gateway that follows its neurons (all, or so many); `tables` go over cortex.toml's, key by key."""
         home = self.folder / name
         port, metrics_port = free_port(), free_port()
+        address = place.address if place else LOOPBACK
         config: dict[str, Any] = {
             "models_config": "models.toml",
-            "gateway": {"listen": f"127.0.0.1:{port}", "metrics_listen": f"127.0.0.1:{metrics_port}"},
+            "gateway": {"listen": f"{address}:{port}", "metrics_listen": f"{address}:{metrics_port}"},
             "neurons": [{"name": neuron.name, "endpoint": neuron.url} for neuron in neurons],
         }
         for table, values in (tables or {}).items():
@@ -381,6 +409,8 @@ class Host:
             write(home / "cortex.toml", config), home / "log", port, metrics_port, arguments=arguments, environ=environ
         )
         self.processes.append(gateway)
+        if place:
+            gateway.live_at(place)
         gateway.start()
         gateway.until_follows(len(neurons) if follows is None else follows)
         return gateway
