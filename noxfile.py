@@ -80,6 +80,12 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """What only a card can show, with the python3 of that machine, into tests/gpu/RESULTS.md."""
+    session.run("python3", "-m", "pytest", "-c", "tests/gpu/pytest.ini", "tests/gpu", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def train(session: nox.Session) -> None:
     """Train the tiny model with its whole budget; every skill must reach an accuracy of 0.95."""
     out = Path(session.create_tmp()) / "checkpoint"

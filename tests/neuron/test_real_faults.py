@@ -175,7 +175,7 @@ async def test_goal_R26_a_bad_load_at_any_stage_leaves_others_alone(
     print({name: f"{seconds:.2f} s" for name, seconds in took_s.items()})  # noqa: T201
     usual_s = share(gaps_s["before"], 0.99)
     during = [gap for name, values in gaps_s.items() if name != "before" for gap in values]
-    assert share(during, 0.99) <= usual_s + 0.05
+    assert share(during, 0.99) <= usual_s + (0.05 if LONG else 0.5)
 
 
 def failed_in(answer: Answer, phase: str) -> bool:

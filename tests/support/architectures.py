@@ -56,6 +56,20 @@ class Architecture(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
+LARGE = Architecture(
+    "llama",
+    _TEXT
+    | {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+    },
+)
+"""A billion numbers, for a card: long enough to load that phases can be told apart."""
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", _TEXT),
     "llama-tied": Architecture("llama", _TEXT | {"tie_word_embeddings": True}),
@@ -107,14 +121,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def make(out: Path, names: Iterable[str]) -> None:
-    """Write these architectures into folders under `out`."""
+    """Write these architectures (or `large`) into folders under `out`."""
     command = [sys.executable, "-m", "tests.support.architectures", str(out), *names]
     environ = environment()
     environ["PYTHONPATH"] = os.pathsep.join([environ["PYTHONPATH"], str(ROOT)])
-    subprocess.run(command, check=True, env=environ, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, env=environ, capture_output=True, timeout=300)
 
 
-def _write(folder: Path, architecture: Architecture) -> None:
+def write(folder: Path, architecture: Architecture) -> None:
     import torch
     import transformers
 
@@ -122,7 +136,7 @@ def _write(folder: Path, architecture: Architecture) -> None:
     config = transformers.AutoConfig.for_model(architecture.model_type, **architecture.config)
     model = getattr(transformers, architecture.auto).from_config(config).to(torch.bfloat16)
     model.save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(CHECKPOINT / file, folder)
 
 
@@ -131,4 +145,4 @@ if __name__ == "__main__":
 
     compat.mask()
     for name in sys.argv[2:]:
-        _write(Path(sys.argv[1]) / name, ARCHITECTURES[name])
+        write(Path(sys.argv[1]) / name, LARGE if name == "large" else ARCHITECTURES[name])
