@@ -16,7 +16,7 @@ EVERY = ["json", "plain", "spliced", "paced", "fixed_rate", "memory"]
 
 def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
-    needed, recipe = ("vllm", ENGINE) if options.command == "neuron" else ("cortex_gateway", SIM)
+    needed, recipe = ("vllm", ENGINE) if options.command in ("neuron", "swap") else ("cortex_gateway", SIM)
     if importlib.util.find_spec(needed) is None:
         try:
             python = ready(recipe)
@@ -63,7 +63,28 @@ def _schedule(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
     return "Schedule", schedule.table(schedule.run(plan)), schedule.notes(plan)
 
 
-MEASURE = {"relay": _relay, "neuron": _neuron, "schedule": _schedule}
+def _fleet(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
+    from tools.bench import fleet
+
+    plan = fleet.Plan(tuple(options.sizes), tuple(range(1, options.rounds + 1)))
+    return "Fleet", fleet.table(fleet.run(plan)), fleet.notes(plan)
+
+
+def _turns(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
+    from tools.bench import turns
+
+    plan = turns.Plan(seeds=tuple(range(1, options.rounds + 1)))
+    return "Turns", turns.table(turns.run(plan)), turns.notes(plan)
+
+
+def _swap(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
+    from tools.bench import swap
+
+    plan = swap.Plan(options.questions, options.rounds)
+    return "Swap", swap.table(swap.run(plan)), swap.notes(plan)
+
+
+MEASURE = {"relay": _relay, "neuron": _neuron, "schedule": _schedule, "fleet": _fleet, "turns": _turns, "swap": _swap}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     schedule = commands.add_parser("schedule", help="what a decision of the dispatcher costs")
     for command in (relay, neuron):
         command.add_argument("--seconds", type=float, default=2.0, help="of each run (default 2)")
-    for command in (relay, neuron, schedule):
+    fleet = commands.add_parser("fleet", help="simulated fleets: ours, plain LRU, round robin")
+    fleet.add_argument("--sizes", type=int, nargs="+", default=[3, 30, 300], help="neurons (default 3 30 300)")
+    turns = commands.add_parser("turns", help="one simulated device: ours, fixed turns, plain LRU")
+    swap = commands.add_parser("swap", help="two models where one fits: ours beside restarting stock vLLM")
+    swap.add_argument("--questions", type=int, default=4, help="of a user who alternates (default 4)")
+    for command in (relay, neuron, schedule, fleet, turns, swap):
         command.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default 3)")
         command.add_argument("--write", action="store_true", help="keep the table in tools/bench/RESULTS.md")
     return parser
