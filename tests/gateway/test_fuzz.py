@@ -66,7 +66,8 @@ def ask(app: ASGIApp, method: str, path: str, body: bytes) -> tuple[int, dict[by
     return head["status"], dict(head["headers"]), b"".join(message.get("body", b"") for message in rest)
 
 
-paths = st.sampled_from(PATHS) | st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=30).map(lambda text: "/" + text)
+characters = st.characters(min_codepoint=32, exclude_categories=["Cs"])
+paths = st.sampled_from(PATHS) | st.text(characters, max_size=30).map(lambda text: "/" + text)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
