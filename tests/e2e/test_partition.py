@@ -15,6 +15,7 @@ import pytest
 from tests.support.chat import Answer, Chat, chatting
 from tests.support.networks import Site, network, why_not
 from tests.support.processes import GatewayProcess, Host, NeuronProcess, fleet
+from tests.support.scale import CHAOS
 from tests.support.until import eventually
 
 MODELS = ("alder", "birch")
@@ -22,7 +23,10 @@ REPLICA_MB, TOKENS, HOLD_S = 600, 60, 12.0
 USERS = 4  # of each gateway
 SILENT_S, CUT_S = 20.0, 10.0  # until silence is noticed, on a busy machine; goal: streams end within 10 s
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [
+    pytest.mark.skipif(not CHAOS, reason="makes hosts of its own and takes half a minute: nox -s chaos"),
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+]
 
 
 @dataclass
