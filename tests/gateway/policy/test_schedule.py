@@ -247,3 +247,4 @@ def test_nobody_is_served_twice_and_nothing_is_moved_twice(
     moved = [(a.candidate.neuron, share.id) for a in actions if isinstance(a, Swap) for share in a.candidate.shares]
     assert len(moved) == len(set(moved)), "two swaps on one device"
     assert schedule(seen, backlogs) == actions, "the same picture, the same decisions"
+    assert schedule(seen, backlogs, places=False) == [action for action in actions if isinstance(action, Serve)]

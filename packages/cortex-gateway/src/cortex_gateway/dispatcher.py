@@ -26,7 +26,7 @@ from cortex_gateway.policy.placement import Candidate
 from cortex_gateway.policy.recovery import COMING, note
 from cortex_gateway.policy.schedule import Refuse, Serve, Swap, hosts, pick, schedule
 from cortex_gateway.policy.survey import Surveys
-from cortex_gateway.policy.transitions import Answered, Event, Reprofiled, apply
+from cortex_gateway.policy.transitions import Answered, Beat, Demanded, Event, Reprofiled, apply
 from cortex_gateway.policy.upkeep import LetGo, upkeep
 from cortex_gateway.swaps import SwapRecord, Swaps
 from cortex_gateway.waiting import Waiter, WaitingRoom, Want
@@ -159,8 +159,9 @@ class Dispatcher:
             self._surveys.forget_all()
         else:
             was, now = before.neurons[event.neuron], self._fleet.neurons[event.neuron]
-            self._surveys.heard(was, now)
             note(self._fell_at, was, now, self.clock())
+            if not self._surveys.heard(was, now) and isinstance(event, Beat | Demanded):
+                return
         self.pump()
 
     def lease(self, want: Want) -> Lease:
@@ -265,18 +266,18 @@ class Dispatcher:
         except (Refused, Unreachable):
             return  # the next one comes in a second
 
-    def pump(self) -> None:
-        """Do everything that can be done now for those who wait."""
+    def pump(self, *, places: bool = True) -> None:
+        """Do everything that can be done now for those who wait; without `places`, only what a free slot allows."""
         if self._tasks is None:
             return
         if not self._room.is_quiet:
-            self._decide()
+            self._decide(places)
         if self._posted:
             self._withdraw()
 
-    def _decide(self) -> None:
+    def _decide(self, places: bool) -> None:
         picture = self.picture()
-        for action in schedule(picture, self._room.backlogs()):
+        for action in schedule(picture, self._room.backlogs(), places=places):
             match action:
                 case Serve():
                     self._serve(action, picture)
@@ -386,7 +387,7 @@ class Dispatcher:
             self._leases.pop(key, None)
             self._surveys.forget(key[0])
         self._used_at[key] = self.clock()
-        self.pump()
+        self.pump(places=left <= 0)
 
     def _succeeded(self, lease: Lease, first_token_s: float, tokens: int) -> None:
         key = (lease.neuron.name, lease.replica.id)

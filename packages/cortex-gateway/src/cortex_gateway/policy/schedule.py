@@ -89,8 +89,8 @@ def pick(picture: Picture, model: str, key: str = "") -> tuple[Neuron, Replica] 
     return ready[seat_for(key, seats)]
 
 
-def schedule(picture: Picture, backlogs: Sequence[Backlog]) -> list[Action]:
-    """All that can be decided now. Applying it and hearing of its results leads to the next call."""
+def schedule(picture: Picture, backlogs: Sequence[Backlog], *, places: bool = True) -> list[Action]:
+    """All that can be decided now, or only who is served. Applying it and hearing of its results leads to the next."""
     actions: list[Action] = []
     leases = dict(picture.leases)
     left: list[Backlog] = []
@@ -99,6 +99,8 @@ def schedule(picture: Picture, backlogs: Sequence[Backlog]) -> list[Action]:
         if count:
             actions.append(Serve(model=backlog.model, count=count))
         left.append(structs.replace(backlog, waiters=backlog.waiters - count))
+    if not places:
+        return actions
     if actions:
         taken = {neuron for neuron, replica in leases if not picture.leases.get((neuron, replica))}
         picture = structs.replace(picture, leases=leases, surveys=picture.surveys.without(taken))

@@ -102,10 +102,15 @@ class Surveys:
     def forget_all(self) -> None:
         self._kept.clear()
 
-    def heard(self, before: Neuron, after: Neuron) -> None:
-        """It told of itself; most of what is told every second changes nothing here."""
+    def heard(self, before: Neuron, after: Neuron) -> bool:
+        """It told of itself. Whether that changes what could be decided: most of what comes every second does not."""
         if not _are_alike(before, after):
             self._kept.pop(after.name, None)
+            return True
+        if after.name in self._kept:
+            turns = (after.at + replica.evictable_in_s for replica in after.replicas if replica.evictable_in_s)
+            self._kept[after.name].until = min(turns, default=inf)
+        return False
 
     def without(self, neurons: Iterable[str]) -> Surveys:
         """For a picture in which these are different."""
@@ -122,11 +127,13 @@ def _are_alike(before: Neuron, after: Neuron) -> bool:
         return False
     if before.devices is not after.devices and _memory(before) != _memory(after):
         return False
+    passed_s = max(0.0, after.at - before.at)
     return all(
         one.version == other.version
         and one.id == other.id
         and (one.in_flight + one.queue > 0) == (other.in_flight + other.queue > 0)
-        and not (one.evictable_in_s or other.evictable_in_s)
+        and (one.evictable_in_s > passed_s) == (other.evictable_in_s > 0)
+        and (one.evictable_in_s > 0) == (other.evictable_in_s > 0)
         for one, other in zip(before.replicas, after.replicas, strict=True)
     )
 

@@ -64,7 +64,8 @@ def check_survey(gateway: SimGateway, name: str) -> None:
     picture = gateway.dispatcher.picture()
     neuron = picture.fleet.neurons[name]
     kept, found = picture.surveys.of(picture, neuron), Survey(picture, neuron)
-    for slot in Survey.__slots__:
+    _must(kept.until <= found.until, f"{gateway.name} keeps a survey of {name} longer than a turn there")
+    for slot in set(Survey.__slots__) - {"until"}:
         believed, true = getattr(kept, slot), getattr(found, slot)
         _must(believed == true, f"{gateway.name} keeps {slot} {believed} of {name}, and it is {true}")
 
