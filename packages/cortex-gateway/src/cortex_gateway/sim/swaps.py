@@ -105,12 +105,15 @@ class Swaps(Truth):
             raise self.refuse("busy", f"{row.engine.in_flight} requests run on replica {row.id}", row)
         if request.mode == "cut":
             self.cut += row.engine.cut()
-        instance_id = self.instance_id
+        ready_at, instance_id = row.ready_at, self.instance_id
+        if not request.replica:
+            row.ready_at = None  # an operator's word: it needs not have served anybody
         self._close([row])
         await asyncio.wait([self._start(row, self._gone([row], request.drain_s))])
         if self.instance_id != instance_id or not self.up:
             raise Broken
         if row.id in self.rows:
+            row.ready_at = ready_at
             raise self.refuse("drain_timeout", f"replica {row.id} was busy for {request.drain_s:g} s", row)
         return self._done(request.operation_id, "unload", row)
 
