@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import environment
+from tests.support.process import environment
 
 HEAVY = ("asyncio", "aiohttp", "starlette", "hypercorn", "cortex_gateway", "http.client", "ssl", "tomllib", "socket")
 

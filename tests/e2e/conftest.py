@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from tests.support import engines
 from tests.support.chat import Chat, chatting
-from tests.support.processes import GatewayProcess, Host, NeuronProcess, fleet
+from tests.support.daemons import GatewayProcess, NeuronProcess
+from tests.support.host import Host, fleet
 from tests.support.until import until
 from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 

@@ -16,8 +16,9 @@ import pytest
 
 from cortex_core.gateway_api import FleetView
 from tests.e2e.conftest import BEAST, BENJY, PROFILES, Cluster
+from tests.support.host import fleet, write
 from tests.support.ports import free_port
-from tests.support.processes import Process, entry_point, environment, fleet, write
+from tests.support.process import Process, entry_point, environment
 from tests.support.until import until
 
 

@@ -13,7 +13,8 @@ import pytest
 from tests.e2e.conftest import BEAST, Cluster
 from tests.support import engines
 from tests.support.chat import Chat
-from tests.support.processes import NeuronProcess, children, rss_mb
+from tests.support.daemons import NeuronProcess
+from tests.support.process import children, rss_mb
 from tests.support.until import until
 
 DAEMON_MB = 60.0
@@ -86,7 +87,7 @@ async def test_the_daemon_is_small_while_it_serves(vllm: Cluster, chat: Chat) ->
 
 
 def test_a_neuron_that_is_told_to_end_does_so_and_leaves_nothing(tmp_path: Path) -> None:
-    from tests.support.processes import fleet
+    from tests.support.host import fleet
 
     with fleet() as host:
         neuron = host.neuron("alone", sim={"load_s": 0.05}, memory_mb=4096)

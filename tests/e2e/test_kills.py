@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import BEAST, BENJY, Cluster
 from tests.support import engines
 from tests.support.chat import Answer, Chat, Stream
-from tests.support.processes import alive, children
+from tests.support.process import alive, children
 from tests.support.until import eventually, until, until_async
 
 LONG: dict[str, Any] = {"max_tokens": 1900, "ignore_eos": True}  # of what is killed: seconds of work for vLLM

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.support.chat import Answer, Chat, chatting
+from tests.support.daemons import GatewayProcess, NeuronProcess
+from tests.support.host import Host, fleet
 from tests.support.networks import Site, network, why_not
-from tests.support.processes import GatewayProcess, Host, NeuronProcess, fleet
 from tests.support.scale import CHAOS
 from tests.support.until import eventually
 

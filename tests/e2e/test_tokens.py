@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.chat import chatting
-from tests.support.processes import Host, NeuronProcess, fleet
+from tests.support.daemons import NeuronProcess
+from tests.support.host import Host, fleet
 from tests.support.until import until
 
 TOKEN = "shared-between-the-hosts"

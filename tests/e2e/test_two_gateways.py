@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 from tests.support.chat import Answer, chatting
-from tests.support.processes import fleet
+from tests.support.host import fleet
 
 HERD = 1000
 MODEL = "alder"

@@ -20,7 +20,9 @@ from cortex_core.http import address_of, bind
 from cortex_gateway.life import Life
 from cortex_gateway.processes import serve_processes
 from tests.support.chat import Answer, Chat, chatting
-from tests.support.processes import START_S, GatewayProcess, Host, NeuronProcess, alive, children, environment, fleet
+from tests.support.daemons import START_S, GatewayProcess, NeuronProcess
+from tests.support.host import Host, fleet
+from tests.support.process import alive, children, environment
 from tests.support.until import eventually, until, until_async
 
 PROCESSES = 2

@@ -9,8 +9,9 @@ import pytest
 
 from tests.gpu.card import REHEARSAL, Figures, cards
 from tests.support.architectures import make
+from tests.support.daemons import NeuronProcess
 from tests.support.engines import INSTALLED
-from tests.support.processes import Host, NeuronProcess, fleet
+from tests.support.host import Host, fleet
 from tools.tinymodel.fleet import CHECKPOINT, make_models
 
 STALL_S = 5.0

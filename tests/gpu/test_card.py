@@ -23,8 +23,9 @@ from tests.gpu.card import REHEARSAL, Figures, cards, computing, opened, threads
 from tests.gpu.conftest import STALL_S
 from tests.neuron.contract.subject import Subject, rest_of
 from tests.support.bench import Bench, bench, chat, running
+from tests.support.daemons import NeuronProcess
 from tests.support.engines import engine_core, engine_host, zygote
-from tests.support.processes import NeuronProcess, alive, children
+from tests.support.process import alive, children
 from tests.support.until import until_async
 from tools.tinymodel.fleet import ANSWERS, MODELS, QUESTION
 

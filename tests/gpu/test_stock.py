@@ -16,8 +16,10 @@ import pytest
 from cortex_core.http import Client
 from tests.gpu.card import REHEARSAL, Figures
 from tests.gpu.test_card import MEMORY_MB, talking
+from tests.support.daemons import NeuronProcess
+from tests.support.host import Host
 from tests.support.ports import free_port
-from tests.support.processes import Host, NeuronProcess, Process
+from tests.support.process import Process
 from tests.support.until import eventually
 from tools.tinymodel.fleet import MODELS
 

@@ -20,9 +20,11 @@ import pytest
 from cortex_core.config.neuron import NeuronConfig
 from neuron.owners import Owners
 from neuron.refusals import Refused
+from tests.support.daemons import NeuronProcess
 from tests.support.engines import needs_vllm
+from tests.support.host import Host, fleet
 from tests.support.ports import free_port
-from tests.support.processes import Host, NeuronProcess, entry_point, environment, fleet, rss_mb
+from tests.support.process import entry_point, environment, rss_mb
 from tests.support.until import until
 
 TOKEN = "s3cret"

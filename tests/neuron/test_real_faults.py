@@ -24,8 +24,10 @@ import pytest_asyncio
 from cortex_core.http import BrokenResponse, Client, ConnectFailed
 from neuron.leftovers import SHARED_MEMORY
 from tests.neuron.contract.subject import Answer, Subject
+from tests.support.daemons import NeuronProcess
 from tests.support.engines import engine_core, engine_host, needs_vllm, running, zygote
-from tests.support.processes import NeuronProcess, alive, children, fleet
+from tests.support.host import fleet
+from tests.support.process import alive, children
 from tests.support.until import eventually, until, until_async
 from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 

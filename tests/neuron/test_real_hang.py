@@ -12,8 +12,10 @@ import pytest_asyncio
 
 from cortex_core.http import Client
 from tests.neuron.contract.subject import Subject, rest_of
+from tests.support.daemons import NeuronProcess
 from tests.support.engines import engine_core, engine_host, needs_vllm
-from tests.support.processes import NeuronProcess, alive, fleet
+from tests.support.host import fleet
+from tests.support.process import alive
 from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 
 STALL_S = 2.0

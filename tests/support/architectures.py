@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support.processes import ROOT, environment
+from tests.support.process import ROOT, environment
 from tools.tinymodel.fleet import CHECKPOINT
 
 VOCABULARY = 576  # the tokenizer's 560, as the engine pads them

@@ -18,7 +18,7 @@ import aiohttp
 from neuron.devices import DeviceOwner
 from neuron.engines.base import Engine, Finished, LoadSpec, Progress
 from neuron.leftovers import SHARED_MEMORY
-from tests.support.processes import ROOT, SOURCES, alive
+from tests.support.process import ROOT, SOURCES, alive
 from tests.support.until import until_async
 
 TOY = "tests.support.toy_engine"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import NeuronProcess, children, parent
+from tests.support.daemons import NeuronProcess
+from tests.support.process import children, parent
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not INSTALLED, reason="vLLM is not installed: no real engine can be shown")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.support.imports import ROOT
-from tools.runner.checks import SUMMARY
+from tools.runner.lanes import SUMMARY, summary, worst
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,24 @@ def test_the_summary_is_recognised(line: str) -> None:
 @pytest.mark.parametrize("line", ["==== short test summary info ====", "1 passed in a box", "=== warnings summary ==="])
 def test_nothing_else_is_taken_for_it(line: str) -> None:
     assert not SUMMARY.match(line)
+
+
+def test_the_summaries_of_lanes_are_one() -> None:
+    lines = [
+        "tests/neuron/test_fit.py ....",
+        "=================== 1 failed, 20 passed, 3 skipped in 63.42s (0:01:03) ===================",
+        "============================== 300 passed, 2 skipped in 9.02s ===============================",
+    ]
+    assert summary(lines) == "1 failed, 320 passed, 5 skipped in 63 s"
+    assert summary(["Interrupted"]) == "no tests ran in 0 s"
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [([0, 0], 0), ([0, 1], 1), ([1, 0], 1), ([0, 5], 0), ([5, 5], 5), ([-9, 0], -9), ([2, 1], 2)],
+)
+def test_a_lane_that_fails_fails_the_run(codes: list[int], code: int) -> None:
+    assert worst(codes) == code
 
 
 def test_a_python_that_is_too_old_is_told_so() -> None:

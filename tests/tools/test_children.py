@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.support.imports import ROOT
-from tests.support.processes import alive
+from tests.support.process import alive
 from tests.support.until import until
 from tools.runner.children import Children
 

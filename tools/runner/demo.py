@@ -223,7 +223,8 @@ def _stay(fleet: Fleet) -> None:
     gateway, metrics = fleet.ports.gateway, fleet.ports.metrics
     message = f'{{"role": "user", "content": "{QUESTION}"}}'
     body = f'{{"model": "{next(iter(MODELS))}", "stream": true, "messages": [{message}]}}'
-    say(f"""
+    try:
+        say(f"""
 Try it{" (simulated engines)" if fleet.simulated else ""}:
   curl -s http://127.0.0.1:{gateway}/v1/models
   curl -N http://127.0.0.1:{gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'
@@ -231,7 +232,6 @@ Try it{" (simulated engines)" if fleet.simulated else ""}:
   tail -f {fleet.folder}/*.log
 
 Ctrl-C ends everything.""")
-    try:
         while True:
             fleet.check_alive()
             time.sleep(0.5)

@@ -20,8 +20,8 @@ from cortex_core.http import Client
 from neuron.server import Neuron
 from tests.neuron.contract.subject import Subject
 from tests.support.engines import needs_vllm
+from tests.support.host import Host, fleet
 from tests.support.ports import free_port
-from tests.support.processes import Host, fleet
 from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 
 SIM_MODELS = ("alder", "birch", "cedar")

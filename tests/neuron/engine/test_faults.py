@@ -16,7 +16,7 @@ import pytest
 from neuron.engines.base import EngineFailed
 from tests.neuron.engine.conftest import Tiny
 from tests.support.bench import chat, client, events, gone, question
-from tests.support.processes import children
+from tests.support.process import children
 from tests.support.until import until_async
 from tools.tinymodel.fleet import ANSWERS, QUESTION
 

@@ -18,7 +18,7 @@ from neuron.engines import hosted
 from neuron.engines.base import EngineFailed
 from neuron.leftovers import sweep
 from tests.support.bench import Bench, bench, gone, running
-from tests.support.processes import alive, children
+from tests.support.process import alive, children
 from tests.support.until import until, until_async
 
 

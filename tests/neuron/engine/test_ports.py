@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support.daemons import NeuronProcess
 from tests.support.engines import needs_vllm
-from tests.support.processes import NeuronProcess, children, fleet
+from tests.support.host import fleet
+from tests.support.process import children
 from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 
 pytestmark = [pytest.mark.engine, needs_vllm]

@@ -15,7 +15,7 @@ import pytest
 from neuron.engines.base import Engine
 from tests.neuron.engine.conftest import Tiny
 from tests.support.bench import chat, client, events, finished, gone, question
-from tests.support.processes import children
+from tests.support.process import children
 from tools.tinymodel.fleet import ANSWERS, QUESTION
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
