@@ -158,7 +158,7 @@ def test_version_says_one_line(cortex: Cortex) -> None:
     ("file", "text", "says"),
     [
         ("cortex.toml", '[gateway]\nlisen = "x"', "cortex.toml: [gateway] lisen: unknown key; did you mean `listen`?"),
-        ("cortex.toml", "[gateway", "cortex.toml: is not TOML: "),
+        ("cortex.toml", "[gateway", "cortex.toml: line 1: is not TOML: "),
         (
             "models.toml",
             "[[models]]\nvram = 1",

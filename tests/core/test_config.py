@@ -174,8 +174,10 @@ MISTAKES = {
     ),
     "certificate without key": Mistake("cortex", '[tls]\ncertificate = "c.pem"', "[tls] key", "is missing"),
     "key without certificate": Mistake("cortex", '[tls]\nkey = "k.pem"', "[tls] certificate", "is missing"),
-    "broken TOML": Mistake("cortex", "[gateway\n", "", "is not TOML"),
-    "key twice": Mistake("cortex", "[gateway]\nhold_s = 1\nhold_s = 2", "", "is not TOML"),
+    "broken TOML": Mistake("cortex", "[gateway\n", "line 1", "is not TOML"),
+    "key twice": Mistake("cortex", "[gateway]\nhold_s = 1\nhold_s = 2", "line 3 [gateway] hold_s", "is not TOML"),
+    "port beyond all": Mistake("cortex", '[gateway]\nlisten = "a:65536"', "[gateway] listen", "host:port"),
+    "host that is none": Mistake("cortex", '[gateway]\nlisten = "a..b:1"', "[gateway] listen", "host:port"),
     # models.toml
     "model without id": Mistake("models", "[[models]]\nvram_mb = 1", "[[models]] #1 id", "is required"),
     "model id with two slashes": Mistake("models", '[[models]]\nid = "a/b/c"', "[[models]] #1 id", "a model id"),
@@ -247,6 +249,7 @@ def test_a_mistake_is_told_with_file_table_key_and_hint(mistake: Mistake, short_
     assert error.source == str(short_path / f"{mistake.load}.toml")
     assert error.where == mistake.where
     assert mistake.says in str(error)
+    assert error.hint
     assert str(error).startswith(f"{error.source}: {error.where}".rstrip(": "))
     assert "\n" not in str(error), "an error is one line"
 

@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cortex_core.config import Catalogue, ConfigError, CortexConfig, NeuronConfig, load_cortex, load_models, load_neuron
+from tests.support.examples import in_full
 
-FILES = {path.stem: path.read_text() for path in (Path(__file__).parents[2] / "rpm").glob("*.toml")}
+FILES = {path.stem: in_full(path.read_text()) for path in (Path(__file__).parents[2] / "rpm").glob("*.toml")}
 
 TOKENS = st.sampled_from(
     """ [ ] [[ ]] { } = " ' \"\"\" . , # \\ \\u \\u0000 - 0x 1e999 inf nan true 1979-05-27 99999999999999999999 \0

@@ -63,9 +63,9 @@ gateway_option = click.option(
 )
 
 
-def get(gateway: str, path: str) -> bytes:
-    """The body of the gateway's answer to a GET. Raises as `post` does."""
-    return _ask(gateway, "GET", path, None, TIMEOUT_S)
+def get(gateway: str, path: str, *, token: str = "", who: str = "gateway") -> bytes:
+    """The body of the answer to a GET, of the gateway or of another part of cortex. Raises as `post` does."""
+    return _ask(gateway, "GET", path, None, TIMEOUT_S, token=token, who=who)
 
 
 def post(gateway: str, path: str, body: bytes, *, timeout_s: float = TIMEOUT_S) -> bytes:
@@ -77,7 +77,9 @@ def post(gateway: str, path: str, body: bytes, *, timeout_s: float = TIMEOUT_S) 
     return _ask(gateway, "POST", path, body, timeout_s)
 
 
-def _ask(gateway: str, method: str, path: str, body: bytes | None, timeout_s: float) -> bytes:
+def _ask(
+    gateway: str, method: str, path: str, body: bytes | None, timeout_s: float, *, token: str = "", who: str = "gateway"
+) -> bytes:
     import http.client
     from urllib.parse import urlsplit
 
@@ -87,11 +89,13 @@ def _ask(gateway: str, method: str, path: str, body: bytes | None, timeout_s: fl
     headers = {"accept": "application/json", "connection": "close"}
     if body is not None:
         headers["content-type"] = "application/json"
+    if token:
+        headers["authorization"] = f"Bearer {token}"
     try:
         connection.connect()
         connection.sock.settimeout(timeout_s)
     except OSError as error:
-        raise Failure(Exit.UNREACHABLE, "unreachable", f"no gateway at {gateway}: {error.strerror or error}") from error
+        raise Failure(Exit.UNREACHABLE, "unreachable", f"no {who} at {gateway}: {error.strerror or error}") from error
     try:
         connection.request(method, parts.path + path, body, headers)
         answer = connection.getresponse()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from cortex_cli.config import config
 from cortex_cli.failures import Exit, Failure, report
 from cortex_cli.serve import serve
 from cortex_cli.simulate import simulate
@@ -24,7 +25,7 @@ def cortex() -> None:
     """
 
 
-for command in (serve, status, ps, ls, load, unload, pin, unpin, cordon, uncordon, explain, simulate, version):
+for command in (serve, status, ps, ls, load, unload, pin, unpin, cordon, uncordon, explain, simulate, config, version):
     cortex.add_command(command)
 
 

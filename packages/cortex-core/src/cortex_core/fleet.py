@@ -21,14 +21,14 @@ ModelId = Annotated[
     str,
     Meta(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+\-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._:@+\-]{0,99})?\Z",
-        description="a model id: letters, digits and ._:@+- in at most two parts with a slash between",
+        title="a model id: letters, digits and ._:@+- in at most two parts with a slash between",
     ),
 ]
 Startup = Literal["fast", "balanced", "max"]
 """What a load takes its time for: the first token, tokens for long after, or something of both."""
 NeuronName = Annotated[
     str,
-    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z", description="a name of letters, digits and ._- (64 at most)"),
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}\Z", title="a name of letters, digits and ._- (64 at most)"),
 ]
 Count = Annotated[int, Meta(ge=0)]
 
@@ -53,48 +53,67 @@ HOLDS_MEMORY = frozenset(State) - {State.ABSENT, State.FAILED}
 class Limit(Struct, frozen=True, forbid_unknown_fields=True):
     """Tokens a request may use; 0: what the engine says."""
 
-    context: Count = 0
-    input: Count = 0
-    output: Count = 0
+    context: Annotated[Count, Meta(description="prompt and answer together")] = 0
+    input: Annotated[Count, Meta(description="prompt")] = 0
+    output: Annotated[Count, Meta(description="answer")] = 0
 
 
 class Cost(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """US dollars for a million tokens. Absent is unknown, which is not 0.0."""
 
-    input: float | None = None
-    output: float | None = None
-    cache_read: float | None = None
-    cache_write: float | None = None
+    input: Annotated[float | None, Meta(description="prompt tokens")] = None
+    output: Annotated[float | None, Meta(description="answered tokens")] = None
+    cache_read: Annotated[float | None, Meta(description="prompt tokens found in the cache")] = None
+    cache_write: Annotated[float | None, Meta(description="prompt tokens put into the cache")] = None
 
 
 class Replicas(Struct, frozen=True, forbid_unknown_fields=True):
     """How many of a model are kept, and how many there may be when its queue grows."""
 
-    min: Annotated[int, Meta(ge=0, le=64)] = 0
-    max: Annotated[int, Meta(ge=1, le=64)] = 1
+    min: Annotated[int, Meta(ge=0, le=64), Meta(description="kept loaded while there is free memory")] = 0
+    max: Annotated[int, Meta(ge=1, le=64), Meta(description="at most so many when its queue grows")] = 1
 
 
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """What models.toml says of a model."""
 
-    id: ModelId
-    source: str = ""  # a folder under the neuron's models_dir; empty: the id
-    vram_mb: Count = 0  # 0: the neuron computes it from the checkpoint
-    min_devices: Annotated[int, Meta(ge=1, le=64)] = 1
-    min_device_vram_mb: Count = 0
-    pinned_on: tuple[NeuronName, ...] = ()
-    residency_priority: Count | None = None
-    replicas: Replicas = Replicas()
-    ttl_s: Annotated[float, Meta(ge=0)] = 0.0  # idle for so long: let go; 0: never
-    max_in_flight: Count = 0  # 0: from the KV size
-    max_queue_depth: Count = 8
-    limit: Limit = Limit()
-    cost: Cost = Cost()
-    capabilities: tuple[str, ...] = ()
-    defaults: dict[str, Any] = {}  # request parameters, where the client gives none
-    startup: Startup = "balanced"
-    adapters: dict[ModelId, ModelId] = {}  # LoRA: a model's name → a folder under the neuron's models_dir
-    engine: dict[str, Any] = {}
+    id: Annotated[
+        ModelId, Meta(description="the name that clients use, and by default the folder under the neurons' models_dir")
+    ]
+    source: Annotated[str, Meta(description="the folder under models_dir, where it is not the id")] = ""
+    vram_mb: Annotated[
+        Count, Meta(description="what it needs on each device, as a first guess; 0: computed, then measured")
+    ] = 0
+    min_devices: Annotated[int, Meta(ge=1, le=64), Meta(description="tensor parallel over so many like devices")] = 1
+    min_device_vram_mb: Annotated[Count, Meta(description="on no smaller device")] = 0
+    pinned_on: Annotated[tuple[NeuronName, ...], Meta(description="neurons on which it stays loaded")] = ()
+    residency_priority: Annotated[
+        Count | None,
+        Meta(description="higher may displace lower with strategy priority; without: 100, or 1000 where it is pinned"),
+    ] = None
+    replicas: Annotated[Replicas, Meta(description="how many of it at once")] = Replicas()
+    ttl_s: Annotated[float, Meta(ge=0), Meta(description="unloaded when idle for so long; 0: never")] = 0.0
+    max_in_flight: Annotated[Count, Meta(description="requests at once; 0: from the size of the KV cache")] = 0
+    max_queue_depth: Annotated[Count, Meta(description="requests waiting at the replica, for each gateway")] = 8
+    limit: Annotated[Limit, Meta(description="tokens of a request; 0: what the engine says")] = Limit()
+    cost: Annotated[Cost, Meta(description="US dollars for a million tokens; absent is unknown, which is not 0.0")] = (
+        Cost()
+    )
+    capabilities: Annotated[
+        tuple[str, ...], Meta(description="what the model list tells; empty: what the checkpoint says")
+    ] = ()
+    defaults: Annotated[
+        dict[str, Any],
+        Meta(description="request parameters where the client gives none, such as { temperature = 0.6 }"),
+    ] = {}
+    startup: Annotated[
+        Startup,
+        Meta(description="fast: the first token soonest, nothing compiled; max: every graph captured, tokens fastest"),
+    ] = "balanced"
+    adapters: Annotated[
+        dict[ModelId, ModelId], Meta(description="LoRA adapters: a model's name and its folder under models_dir")
+    ] = {}
+    engine: Annotated[dict[str, Any], Meta(description="any of vLLM's engine options; the neuron checks them")] = {}
 
     @property
     def priority(self) -> int:

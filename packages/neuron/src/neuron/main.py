@@ -18,6 +18,7 @@ CONFIG_ERROR = 3  # exit code; a service manager must not restart what cannot st
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="neuron", description="cortex: the daemon of one GPU host")
     parser.add_argument("--config", type=Path, help=f"neuron.toml (default: {DEFAULT_CONFIG} if it is there)")
+    parser.add_argument("--check", action="store_true", help="say whether the configuration can be used, and end")
     parser.add_argument("--version", action="version", version=f"neuron {build()}")
     options = parser.parse_args(arguments)
     path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"neuron: {error}\n")
         return CONFIG_ERROR
+    if options.check:
+        sys.stdout.write(f"{path or 'no file'}: fine, {config.engine.kind} engines on {config.neuron.listen}\n")
+        return 0
     set_up_logs()
     from neuron.server import run
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
 
+from cortex_core.config.explained import bare, explained, fields, nearest, place
+
 T = TypeVar("T")
+TAKEN = "each needs one of its own"
+SYNTAX = "text stands in quotes, lists in [ ], and each key once, on a line of its own"
+UNREADABLE = "`cortex config init` writes one; services read it as their own user"
 
 
 class ConfigError(Exception):
@@ -38,18 +41,21 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: unreadable, not UTF-8, or not TOML (with line and column).
     """
+    source = str(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(path), "", f"cannot be read: {error.strerror or error}") from error
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), "", f"is not UTF-8 (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), "", f"is not TOML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(str(path), "", "is nested too deeply") from error
+        raise ConfigError(source, "", f"is not UTF-8 (byte {error.start})", "save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(source, "", f"cannot be read: {error.strerror or error}", UNREADABLE) from error
     except ValueError as error:  # of pathlib: a NUL in the path
-        raise ConfigError(str(path), "", f"cannot be read: {error}") from error
+        raise ConfigError(source, "", f"cannot be read: {error}", UNREADABLE) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, place(text, str(error)), f"is not TOML: {error}", SYNTAX) from error
+    except RecursionError as error:
+        raise ConfigError(source, "", "is nested too deeply", "no key of ours is deeper than three tables") from error
 
 
 def convert(values: Mapping[str, Any], kind: type[T], source: str) -> T:
@@ -61,7 +67,7 @@ def convert(values: Mapping[str, Any], kind: type[T], source: str) -> T:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), kind, source) from error
+        raise ConfigError(source, *explained(str(error), kind)) from error
 
 
 def over(values: dict[str, Any], kind: type[Any], prefix: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def over(values: dict[str, Any], kind: type[Any], prefix: str, environ: Mapping[
         if not name.startswith(prefix + "_"):
             continue
         path = name[len(prefix) + 1 :].lower().split("__")
-        known = {field.encode_name: field for field in _fields(inspect.type_info(kind))}
+        known = {field.encode_name: field for field in fields(inspect.type_info(kind))}
         if len(path) == 1 and path[0] not in known:
             continue
         _set(result, path, environ[name], inspect.type_info(kind), name)
@@ -85,88 +91,18 @@ def over(values: dict[str, Any], kind: type[Any], prefix: str, environ: Mapping[
 
 
 def _set(values: dict[str, Any], path: list[str], text: str, kind: inspect.Type, name: str) -> None:
-    known = {field.encode_name: field.type for field in _fields(kind)}
+    known = {field.encode_name: field.type for field in fields(kind)}
     if path[0] not in known:
-        raise ConfigError(name, "", f"unknown key `{path[0]}`", _nearest(path[0], known))
+        raise ConfigError(name, "", f"unknown key `{path[0]}`", nearest(path[0], known))
     if len(path) > 1:
         table = values.get(path[0])
         values[path[0]] = table = dict(table) if isinstance(table, dict) else {}
         _set(table, path[1:], text, known[path[0]], name)
-    elif isinstance(_bare(known[path[0]]), inspect.StrType):
+    elif isinstance(bare(known[path[0]]), inspect.StrType):
         values[path[0]] = text
     else:
         try:
             values[path[0]] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(name, "", f"cannot be read as a TOML value: {error}") from error
-
-
-def _bare(kind: inspect.Type) -> inspect.Type:
-    """Without the description that an annotation may have wrapped around it."""
-    return kind.type if isinstance(kind, inspect.Metadata) else kind
-
-
-def _fields(kind: inspect.Type) -> tuple[inspect.Field, ...]:
-    kind = _bare(kind)
-    return kind.fields if isinstance(kind, inspect.StructType) else ()
-
-
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
-_UNKNOWN = re.compile(r"unknown field `(?P<key>[^`]*)`")
-_MISSING = re.compile(r"missing required field `(?P<key>[^`]*)`")
-_STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+|\.\.\.)\]")
-
-
-def _explained(message: str, kind: type[Any], source: str) -> ConfigError:
-    """msgspec's message with its JSON path turned into table and key."""
-    match = _AT.match(message)
-    problem, path = (match["problem"], match["path"] or "$") if match else (message, "$")
-    steps = [key or int(index) if index != "..." else "?" for key, index in _STEP.findall(path)]
-    if unknown := _UNKNOWN.search(problem):
-        key = unknown["key"]
-        known = [field.encode_name for field in _fields(_kind_at(steps, inspect.type_info(kind)))]
-        return ConfigError(source, _where(steps, key), "unknown key", _nearest(key, known))
-    if missing := _MISSING.search(problem):
-        return ConfigError(source, _where(steps, missing["key"]), "is required")
-    key = str(steps.pop()) if steps and isinstance(steps[-1], str) else ""
-    field = next((f.type for f in _fields(_kind_at(steps, inspect.type_info(kind))) if f.encode_name == key), None)
-    return ConfigError(source, _where(steps, key), _plain(problem, field))
-
-
-def _plain(problem: str, field: inspect.Type | None) -> str:
-    """For people: a regular expression is named by what it stands for."""
-    if "matching regex" in problem and isinstance(field, inspect.Metadata) and field.extra_json_schema:
-        return f"expected {field.extra_json_schema.get('description', problem)}"
-    return problem[0].lower() + problem[1:] if problem else problem
-
-
-def _where(steps: list[Any], key: str) -> str:
-    """`['neurons', 0]`, `'name'` → `[[neurons]] #1 name`."""
-    table = ""
-    for position, step in enumerate(steps):
-        if isinstance(step, int):
-            continue
-        following = steps[position + 1] if position + 1 < len(steps) else None
-        if isinstance(following, int):
-            table += f"[[{step}]] #{following + 1} "
-        else:
-            table += f"[{step}] "
-    return (table + key).strip()
-
-
-def _kind_at(steps: list[Any], kind: inspect.Type) -> inspect.Type:
-    for step in steps:
-        kind = _bare(kind)
-        if isinstance(kind, inspect.StructType) and isinstance(step, str):
-            kind = next((field.type for field in kind.fields if field.encode_name == step), inspect.AnyType())
-        elif isinstance(kind, inspect.VarTupleType | inspect.ListType):
-            kind = kind.item_type
-    return _bare(kind)
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    names = list(known)
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean `{close[0]}`?"
-    return f"known here: {', '.join(names)}" if names else ""
+            hint = 'numbers, true, false, and lists as TOML writes them: 30, ["a", "b"]'
+            raise ConfigError(name, "", f"cannot be read as a TOML value: {error}", hint) from error

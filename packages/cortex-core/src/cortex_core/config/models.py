@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from cortex_core.config.loader import ConfigError, convert, read_toml
+from cortex_core.config.explained import nearest
+from cortex_core.config.loader import TAKEN, ConfigError, convert, read_toml
 from cortex_core.fleet import Profile
 
 IGNORED = ("harness", "quant")
@@ -18,8 +19,14 @@ _NO_DEFAULTS = frozenset({"model", "messages", "prompt", "input", "stream", "str
 
 class Catalogue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: tuple[Profile, ...] = ()
-    aliases: Mapping[str, str] = {}  # name, or pattern with * and ?, to model
-    default: str = ""  # the model for claude-* names that nothing else knows
+    aliases: Annotated[
+        Mapping[str, str],
+        Meta(description="other names for a model: a name, or a pattern with * and ?, of which the longest counts"),
+    ] = {}
+    default: Annotated[
+        str,
+        Meta(description="the model for claude-* names that nothing else knows: what Claude Code's sub-agents ask for"),
+    ] = ""
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
@@ -43,16 +50,17 @@ def _check(catalogue: Catalogue, source: str) -> None:
     for number, profile in enumerate(catalogue.models):
         where = f"[[models]] #{number + 1}"
         if profile.id in ids[:number]:
-            raise ConfigError(source, f"{where} id", f"`{profile.id}` is taken by an earlier model")
+            raise ConfigError(source, f"{where} id", f"`{profile.id}` is taken by an earlier model", TAKEN)
         for key in sorted(profile.defaults.keys() & _NO_DEFAULTS):
-            raise ConfigError(source, f"{where} defaults", f"`{key}` can have no default")
+            raise ConfigError(source, f"{where} defaults", f"`{key}` can have no default", "a client says it itself")
     if not ids:
         return  # the models are what the neurons have
     for alias, model in catalogue.aliases.items():
         if model not in ids:
-            raise ConfigError(source, f"[aliases] {alias}", f"there is no model `{model}`")
+            raise ConfigError(source, f"[aliases] {alias}", f"there is no model `{model}`", nearest(model, ids))
     if catalogue.default and catalogue.default not in ids:
-        raise ConfigError(source, "default", f"there is no model `{catalogue.default}`")
+        problem = f"there is no model `{catalogue.default}`"
+        raise ConfigError(source, "default", problem, nearest(catalogue.default, ids))
 
 
 def _without_ignored(values: dict[str, Any], source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
