@@ -17,8 +17,9 @@ from cortex_cli.failures import Exit
 from tests.cli.conftest import Ran
 from tests.core.test_config import MISTAKES
 from tests.support.examples import in_full
+from tests.support.host import fleet
 from tests.support.imports import ROOT
-from tests.support.processes import entry_point, environment, fleet
+from tests.support.process import entry_point, environment
 
 Cortex = Callable[..., Ran]
 
