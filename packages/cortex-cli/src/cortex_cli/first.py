@@ -126,7 +126,7 @@ def commented(kind: type[Any], known: Mapping[str, Any]) -> str:
 
 def _repeated(table: str, members: Sequence[Key], entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Each entry with what is known, the first one also with everything else that could be said, as comments."""
-    parts = []
+    parts: list[str] = []
     for entry in entries:
         lines = [line for one in members if one.name in entry for line in _lines(one, entry[one.name])]
         if not parts:

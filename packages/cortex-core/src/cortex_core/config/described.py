@@ -96,7 +96,7 @@ def words(kind: inspect.Type) -> str:
 def _default(field: inspect.Field) -> Any:
     if field.required:
         return None
-    value = field.default if field.default is not inspect.NODEFAULT else field.default_factory()
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     return msgspec.to_builtins(value)
 
 
