@@ -190,7 +190,7 @@ async def test_back_pressure() -> None:
                 before = written
                 await asyncio.sleep(0.1)
             assert written < 2_000_000
-            held = response._connection._held
+            held = response._connection.held_bytes
             assert held <= 64 * 1024 + 256 * 1024  # the bound, and one read of asyncio's beyond it
             assert len(await response.read_some()) == held
 

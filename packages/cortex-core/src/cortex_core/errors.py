@@ -22,6 +22,8 @@ class Dialect(enum.StrEnum):
     OPENAI_EMBEDDINGS = "openai-embeddings"
     ENGINE = "engine"  # what engines offer under names of their own: scores, ranks, tokens
 
+    __hash__ = str.__hash__  # enum's own is a call of Python code, and dialects are keys on every request's way
+
 
 class Rule(NamedTuple):
     """How one kind of error looks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from cortex_core.config.cortex import Gateway
 from cortex_core.errors import Dialect
@@ -48,12 +48,12 @@ class App:
         self._hot = hot
         self._cold = cold
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         handler = self._hot.get(scope["path"])
         if handler is None:
             scope = {**scope, "path": canonical(scope["path"])}
             handler = self._hot.get(scope["path"], self._cold)
-        await handler(scope, receive, send)
+        return handler(scope, receive, send)
 
 
 def canonical(path: str) -> str:

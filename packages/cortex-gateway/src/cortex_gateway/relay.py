@@ -19,7 +19,7 @@ from typing import Protocol
 
 from cortex_core import neuron_api
 from cortex_core.errors import CortexError
-from cortex_core.http import BodyTooLarge, BrokenResponse, Client, ConnectFailed, Response, respond
+from cortex_core.http import BodyTooLarge, BrokenResponse, Client, ConnectFailed, Response, header_lines, respond
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.call import Call
 from cortex_gateway.dispatcher import Dispatcher, Lease
@@ -38,9 +38,9 @@ UNREACHABLE_S = 1.0  # how long a replica is left alone that could not be connec
 AT_ONCE_S = 2.0  # for what is asked of an engine by the way
 AGAIN_S, AGAIN_MAX_S = 0.05, 1.0  # between decisions, when a neuron refuses again and again
 
-_REQUEST_ID, _INSTANCE = neuron_api.REQUEST_ID.encode(), neuron_api.INSTANCE.encode()
-_REPLICA, _PRIORITY = neuron_api.REPLICA.encode(), neuron_api.PRIORITY.encode()
-_DEADLINE_S = neuron_api.DEADLINE_S.encode()
+_INSTANCE, _REPLICA = neuron_api.INSTANCE.encode(), neuron_api.REPLICA.encode()
+_LINES = f"%b{neuron_api.REQUEST_ID}: %b\r\n{neuron_api.PRIORITY}: %d\r\n{neuron_api.DEADLINE_S}: %d\r\n".encode()
+_KNOWN_REPLICAS = 1000
 _JSON = (b"content-type", b"application/json")
 
 
@@ -65,13 +65,15 @@ class Relay:
         self._dispatcher = dispatcher
         self._neurons = neurons
         self._on_end = on_end
-        self._headers = [
+        headers = [
             _JSON,
             (neuron_api.API_HEADER.encode(), b"%d" % neuron_api.API),
             (neuron_api.GATEWAY.encode(), gateway.encode()),
         ]
         if token:
-            self._headers.append((b"authorization", b"Bearer " + token.encode()))
+            headers.append((b"authorization", b"Bearer " + token.encode()))
+        self._lines = header_lines(headers)
+        self._known: dict[tuple[str, str], bytes] = {}  # (instance, replica) → the lines of all requests to it
 
     async def answer(self, call: Call) -> None:
         """Serve it.
@@ -172,18 +174,11 @@ class Relay:
     async def _exchange(self, call: Call, lease: Lease, payload: bytes) -> Refusal | None:
         want = call.want
         left_s = want.arrived + want.hold_s - call.record.leased
-        headers = [
-            *self._headers,
-            (_REQUEST_ID, want.request_id.encode()),
-            (_INSTANCE, lease.neuron.instance_id.encode()),
-            (_REPLICA, lease.replica.id.encode()),
-            (_PRIORITY, b"%d" % want.priority),
-            (_DEADLINE_S, b"%d" % max(1, left_s)),
-        ]
+        lines = _LINES % (self._lines_to(lease), want.request_id.encode(), want.priority, max(1, left_s))
         client = self._neurons.byte_path(lease.neuron.name)
         expect = len(payload) > EXPECT_BYTES
         call.record.at_work = True
-        request = client.request("POST", call.target, headers=headers, body=payload, expect_continue=expect)
+        request = client.request("POST", call.target, lines=lines, body=payload, expect_continue=expect)
         try:
             if call.wanted.stream:
                 return await pass_on(call, request, self._refused)
@@ -198,6 +193,16 @@ class Relay:
             if broken.executed == "no":
                 raise _NotSent from broken
             raise CortexError("upstream_failed", "the connection to the engine broke before it answered") from broken
+
+    def _lines_to(self, lease: Lease) -> bytes:
+        key = (lease.neuron.instance_id, lease.replica.id)
+        lines = self._known.get(key)
+        if lines is None:
+            if len(self._known) >= _KNOWN_REPLICAS:
+                self._known.clear()
+            told = header_lines([(_INSTANCE, key[0].encode()), (_REPLICA, key[1].encode())])
+            lines = self._known[key] = self._lines + told
+        return lines
 
     async def _refused(self, call: Call, upstream: Response) -> Refusal:
         call.record.at_work = False

@@ -10,6 +10,7 @@ from cortex_core.neuron_api import Refusal
 from cortex_gateway.call import Call
 from cortex_gateway.policy.faults import engine_error, told
 from cortex_gateway.policy.usage import EventTooLarge
+from cortex_gateway.record import Record
 from cortex_gateway.rendering import Tap
 from cortex_gateway.silence import Silence
 
@@ -51,36 +52,76 @@ async def pass_on(call: Call, request: Response, judge: Judge) -> Refusal | None
 
 
 async def _pass_on(call: Call, upstream: Response, tap: Tap, out: EventStream, silence: Silence) -> None:
-    record, dialect = call.record, call.dialect
-    while True:
+    passage = _Passage(call.record, tap, out, silence)
+    while not upstream.ended:
         try:
-            data = await upstream.read_some()
+            await upstream.pour(passage.take)
         except BrokenResponse:
             if not tap.done:
                 raise
             break  # behind the terminal event nothing can be missing
-        if not data:
-            break
-        events = tap.feed(data)
+        events = passage.left()
         if events:
-            now = silence.broken()
-            if not out.started:
-                await silence.start()
-            if tap.content and not record.first_content:
-                record.first_content = now
+            await silence.start()
             if tap.done and upstream.complete:
                 await out.end(events)
                 return
             await out.write(events)
         if tap.error is not None:
-            raise engine_error(tap.error, dialect)
+            raise engine_error(tap.error, call.dialect)
     rest = tap.end()
     if tap.error is not None:
-        raise engine_error(tap.error, dialect)
+        raise engine_error(tap.error, call.dialect)
     if not tap.done:
         raise CortexError("upstream_failed", "the engine's answer ended in the middle")
     await silence.start()
     await out.end(rest)
+
+
+class _Passage:
+    """Where events pass as they arrive, within one callback: the handler's task sleeps.
+
+    It is woken for whatever is more than that: the first event, the last one, an error, and a reader that is behind,
+    for which nothing more is taken from the engine.
+    """
+
+    __slots__ = ("_left", "_out", "_record", "_silence", "_tap", "_too_large")
+
+    def __init__(self, record: Record, tap: Tap, out: EventStream, silence: Silence) -> None:
+        self._record = record
+        self._tap = tap
+        self._out = out
+        self._silence = silence
+        self._left = b""
+        self._too_large: EventTooLarge | None = None
+
+    def take(self, data: bytes) -> bool:
+        """False: the handler is to go on."""
+        tap, record = self._tap, self._record
+        try:
+            events = tap.feed(data)
+        except EventTooLarge as error:
+            self._too_large = error
+            return False
+        if events:
+            now = self._silence.broken()
+            if tap.content and not record.first_content:
+                record.first_content = now
+            if tap.done or tap.error is not None or not self._out.push(events):
+                self._left = events
+                return False
+        return tap.error is None
+
+    def left(self) -> bytes:
+        """What was taken and has not been written.
+
+        Raises:
+            EventTooLarge: nothing more can be taken.
+        """
+        if self._too_large is not None:
+            raise self._too_large
+        left, self._left = self._left, b""
+        return left
 
 
 def _failed(error: Exception) -> CortexError:

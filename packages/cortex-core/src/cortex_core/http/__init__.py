@@ -4,7 +4,7 @@ The parser is llhttp, the ASGI semantics are hypercorn's; `head.py` and `exchang
 """
 
 from cortex_core.http.asgi import ASGIApp, Headers, Message, Receive, Scope, Send
-from cortex_core.http.client import BrokenResponse, Client, ConnectFailed, Response
+from cortex_core.http.client import BrokenResponse, Client, ConnectFailed, Response, header_lines
 from cortex_core.http.guard import HostGuard, host_name, own_names
 from cortex_core.http.limits import Limits
 from cortex_core.http.listeners import activated, address_of, bind, parse_address
@@ -37,6 +37,7 @@ __all__ = [
     "activated",
     "address_of",
     "bind",
+    "header_lines",
     "host_name",
     "openai_errors",
     "own_names",

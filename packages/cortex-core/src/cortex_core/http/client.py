@@ -17,21 +17,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from cortex_core.http.asgi import Headers
-from cortex_core.http.hangup import readable
 from cortex_core.http.listeners import parse_address
 from cortex_core.http.request import BodyTooLarge
 from cortex_core.http.upstream import BrokenResponse, ConnectFailed, Upstream
 
-__all__ = ["BrokenResponse", "Client", "ConnectFailed", "Response"]
+__all__ = ["BrokenResponse", "Client", "ConnectFailed", "Response", "header_lines"]
 
-_FIRST_LINES = 3  # request line, host, accept-encoding
 _KNOWN_LINES = 256
 _CONTINUE_S = 1.0  # after which a body is sent without having been asked for (RFC 9110 10.1.1)
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Headers as they are sent. Raises ValueError for one that could not be sent as it is."""
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    joined = b"".join(lines)
+    if joined.count(b"\n") != len(lines) or joined.count(b"\r") != len(lines) or b"\0" in joined:
+        raise ValueError("a header holds a line break or NUL")
+    return joined
 
 
 class Client:
@@ -68,19 +75,26 @@ class Client:
         method: str,
         target: str,
         *,
-        headers: Sequence[tuple[bytes, bytes]] = (),
+        headers: Headers = (),
+        lines: bytes = b"",
         body: bytes = b"",
         timeout_s: float | None = None,
         expect_continue: bool = False,
     ) -> Response:
         """A request to be entered with `async with`, which sends it and waits for the answer's head.
 
-        `target` is the encoded path and query. `timeout_s` bounds the wait for the head. With `expect_continue` the
-        body is sent only when the server asks for it. Raises ValueError for a target or header that could not be sent
-        as it is, ConnectFailed, BrokenResponse.
+        `target` is the encoded path and query. `lines` are headers too, as `header_lines` gives them. `timeout_s`
+        bounds the wait for the head. With `expect_continue` the body is sent only when the server asks for it. Raises
+        ValueError for a target or header that could not be sent as it is, ConnectFailed, BrokenResponse.
         """
         expects = expect_continue and bool(body)
-        return Response(self, self._head(method, target, headers, body, expects), body, timeout_s, expects)
+        head = self._first_lines(method, target) + lines
+        if headers:
+            head += header_lines(headers)
+        if body or method not in ("GET", "DELETE"):
+            head += b"content-length: %d\r\n" % len(body)
+        head += b"expect: 100-continue\r\n\r\n" if expects else b"\r\n"
+        return Response(self, head, body, timeout_s, expects)
 
     @property
     def connections(self) -> int:
@@ -105,7 +119,7 @@ class Client:
         """An idle connection that is certainly open: the most recently used, so that surplus ones age and go."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and not readable(connection.socket_fd):
+            if connection.usable:
                 return connection
             connection.transport.abort()
         return None
@@ -150,20 +164,6 @@ class Client:
         self._reaper = None
         if self._idle:
             self._reaper = loop.call_at(self._idle[0].idle_since + self._idle_s, self._reap, loop)
-
-    def _head(self, method: str, target: str, headers: Headers, body: bytes, expect_continue: bool) -> bytes:
-        lines = [self._first_lines(method, target)]
-        if body or method not in ("GET", "DELETE"):
-            lines.append(b"content-length: %d\r\n" % len(body))
-        if expect_continue:
-            lines.append(b"expect: 100-continue\r\n")
-        for name, value in headers:
-            lines.append(b"%b: %b\r\n" % (name, value))
-        head = b"".join(lines)
-        count = len(lines) + _FIRST_LINES - 1
-        if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
-            raise ValueError("a header holds a line break or NUL")
-        return head + b"\r\n"
 
     def _first_lines(self, method: str, target: str) -> bytes:
         lines = self._known_lines.get((method, target))
@@ -247,6 +247,11 @@ class Response:
         """Whether the whole answer has arrived; what `read_some` has not yet given may still be held."""
         return self._connection.complete
 
+    @property
+    def ended(self) -> bool:
+        """Whether the whole answer has arrived and been given."""
+        return self._connection.complete and not self._connection.pieces
+
     async def read_some(self) -> bytes:
         """Whatever has arrived, joined; waits for at least a byte. b"" at the clean end; BrokenResponse at any other,
         after all that came before it has been given."""
@@ -259,8 +264,26 @@ class Response:
             await connection.changed()
         return connection.take()
 
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Gives `take` whatever arrives, joined, in the very moment: no task is woken for it. Until `take` returns
+        False or the answer ends; BrokenResponse at any other end. `take` must not raise."""
+        connection = self._connection
+        if connection.pieces and not take(connection.take()):
+            return
+        connection.taker = take
+        try:
+            while connection.taker is not None and not connection.complete:
+                if connection.error is not None:
+                    raise connection.error
+                await connection.changed()
+        finally:
+            connection.taker = None
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises BodyTooLarge over the limit, BrokenResponse."""
+        connection = self._connection
+        if connection.complete and connection.held_bytes <= limit_bytes:
+            return connection.take()
         pieces: list[bytes] = []
         size = 0
         while data := await self.read_some():

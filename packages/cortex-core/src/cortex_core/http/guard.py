@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 
 from cortex_core.http.asgi import ASGIApp, Receive, Scope, Send
 from cortex_core.http.listeners import parse_address
@@ -44,13 +44,12 @@ class HostGuard:
         self._errors = errors
         self._known: dict[bytes, str | None] = {}  # Host values already judged: the refusal, or None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         refusal = self._refusal(scope) if scope["type"] == "http" and scope["client"] is not None else None
         if refusal is None:
-            await self._app(scope, receive, send)
-        else:
-            headers, body = self._errors(403, refusal, scope)
-            await respond(send, 403, body, headers)
+            return self._app(scope, receive, send)
+        headers, body = self._errors(403, refusal, scope)
+        return respond(send, 403, body, headers)
 
     def _refusal(self, scope: Scope) -> str | None:
         host = b""

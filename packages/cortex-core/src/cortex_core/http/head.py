@@ -10,6 +10,7 @@ disagree the request is refused, so there is nothing to smuggle in between. Bodi
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -23,6 +24,7 @@ _END = b"\r\n\r\n"
 _TARGET = re.compile(rb"/[!\"$-~]*")  # origin-form, visible ASCII, no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_KNOWN = 256  # targets and hosts that were found good: there are few of them and many requests
 
 
 class Refusal(Exception):
@@ -71,7 +73,7 @@ class HeadReader:
         if self._size > self._limits.header_bytes:
             raise Refusal(431, "the request's headers are too large")
         if b"\r\n" not in self._line:
-            self._line += piece
+            self._line = self._line + piece if self._line else piece
         if found < 0:
             self._tail = (tail + piece)[-3:]
         self._parse(piece)
@@ -126,7 +128,7 @@ class HeadReader:
                 continue
             if name == b"host":
                 hosts += 1
-                if _HOST.fullmatch(value) is None:
+                if not _is_host(value):
                     raise Refusal(400, "malformed Host header")
             elif name == b"content-length":
                 length = int(value)
@@ -143,6 +145,12 @@ class HeadReader:
         return length, expects
 
 
+@lru_cache(_KNOWN)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+@lru_cache(_KNOWN)
 def _check_target(target: bytes) -> None:
     """The target in origin-form, its path decodable once, without control characters behind percent signs."""
     if _TARGET.fullmatch(target) is None:

@@ -54,13 +54,14 @@ class EventStream:
     for the event to send when the server has to cut the stream at the end of a drain.
     """
 
-    __slots__ = ("_ended", "_last", "_last_words", "_send", "started")
+    __slots__ = ("_ended", "_last", "_last_words", "_push", "_send", "started")
 
     def __init__(self, send: Send, last_words: Callable[[], bytes] | None = None) -> None:
         self._send = send
         self._last_words = last_words
         self._last = b"\n\n"
         self._ended = False
+        self._push: Callable[[bytes], bool] | None = None  # our server's, once the answer has begun
         self.started = False
 
     async def __aenter__(self) -> Self:
@@ -77,6 +78,14 @@ class EventStream:
         self.started = True
         message = {"type": "http.response.start", "status": status, "headers": headers, "cortex.cut": self._cut}
         await self._send(message)
+        self._push = message.get("cortex.push")  # type: ignore[assignment]
+
+    def push(self, data: bytes) -> bool:
+        """Writes bytes in one piece at once. False: that cannot be done without a wait, and nothing was written."""
+        if self._push is None or not self._push(data):
+            return False
+        self._last = data
+        return True
 
     def write(self, data: bytes) -> Awaitable[None]:
         """Writes bytes in one piece; waits while the reader is behind."""

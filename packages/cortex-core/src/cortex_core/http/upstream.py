@@ -7,7 +7,9 @@ with the connection, framed or not, is broken: a truncated answer must never loo
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import httptools
@@ -40,22 +42,23 @@ class Upstream(asyncio.Protocol):
     __slots__ = (
         "_client",
         "_head_bytes",
-        "_held",
         "_interim",
         "_loop",
         "_parser",
         "_paused",
+        "_poll",
         "_waiter",
         "answered",
         "closed",
         "complete",
         "error",
         "headers",
+        "held_bytes",
         "idle_since",
         "pieces",
         "reusable",
-        "socket_fd",
         "status",
+        "taker",
         "transport",
         "waits_to_send",
     )
@@ -64,11 +67,12 @@ class Upstream(asyncio.Protocol):
         self._client = client
         self._loop = loop
         self.transport: asyncio.Transport
-        self.socket_fd = -1
+        self._poll = select.poll()
         self.closed = False
         self.idle_since = 0.0
-        self._parser: httptools.HttpResponseParser
+        self._parser = httptools.HttpResponseParser(self)  # of all answers: it stands where the last one ended
         self._waiter: asyncio.Future[None] | None = None
+        self.taker: Callable[[bytes], bool] | None = None  # who is given pieces as they come
         self._reset()
         self.complete = True
 
@@ -83,13 +87,12 @@ class Upstream(asyncio.Protocol):
         self._head_bytes = 0
         self._interim = 0
         self.pieces: list[bytes] = []  # of the body, that nobody has taken yet
-        self._held = 0
+        self.held_bytes = 0
         self._paused = False
 
     def begin(self, head: bytes, body: bytes, *, wait: bool) -> None:
         """Sends a request; with `wait` only its head, until `send_body`."""
         self._reset()
-        self._parser = httptools.HttpResponseParser(self)
         self.waits_to_send = wait
         if wait:
             self.transport.write(head)
@@ -109,7 +112,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         sock: socket.socket = transport.get_extra_info("socket")
-        self.socket_fd = sock.fileno()
+        self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -135,6 +138,9 @@ class Upstream(asyncio.Protocol):
             self._fail(f"malformed answer: {error}")
         if not self.status and self._head_bytes > _MAX_HEAD_BYTES:
             self._fail("the answer's head is too large")
+        if self.taker is not None and self.pieces and not self.taker(self.take()):
+            self.taker = None
+            self._wake()
 
     def eof_received(self) -> bool:
         return False
@@ -142,6 +148,7 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self.closed = True
         self._client.forget(self)
+        del self._parser  # it holds us: both die by counting
         if not self.complete and self.error is None:
             self.error = BrokenResponse("the connection closed before the answer was complete")
         self._wake()
@@ -173,11 +180,12 @@ class Upstream(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         self.pieces.append(piece)
-        self._held += len(piece)
-        if self._held > _HOLD_BYTES and not self._paused:
+        self.held_bytes += len(piece)
+        if self.held_bytes > _HOLD_BYTES and not self._paused:
             self._paused = True
             self.transport.pause_reading()
-        self._wake()
+        if self.taker is None:
+            self._wake()
 
     def on_message_complete(self) -> None:
         if not self.status:  # 1xx: the answer is still to come
@@ -195,6 +203,11 @@ class Upstream(asyncio.Protocol):
     # --- the reader
 
     @property
+    def usable(self) -> bool:
+        """Whether it is open and nothing has come that nobody asked for, not even its end: the kernel is asked."""
+        return not self.closed and not self._poll.poll(0)
+
+    @property
     def told_to_go_on(self) -> bool:
         return self._interim > 0
 
@@ -202,7 +215,7 @@ class Upstream(asyncio.Protocol):
         """What has arrived."""
         data = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
         self.pieces = []
-        self._held = 0
+        self.held_bytes = 0
         if self._paused and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()

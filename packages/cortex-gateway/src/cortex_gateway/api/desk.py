@@ -6,6 +6,7 @@ import time
 
 from cortex_core.config.cortex import Gateway
 from cortex_core.errors import CortexError, Dialect
+from cortex_core.fleet import Fleet
 from cortex_core.http import Request, Send
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.call import Call
@@ -20,6 +21,8 @@ from cortex_gateway.telemetry import Telemetry
 
 CHUNKED_BYTES = 1 << 20
 """What a body of undeclared length is charged with. Real clients declare theirs (protocol rule 27)."""
+
+_KNOWN_TARGETS = 1000  # names: there are patterns among the aliases, so clients may invent them
 
 _SESSIONS = frozenset(
     {b"x-claude-code-session-id", b"session-id", b"thread-id", b"x-session-id", b"x-session-affinity"}
@@ -46,6 +49,8 @@ class Desk:
         self._names = names
         self._config = config
         self._held = Held(config.max_held_mb << 20)
+        self._fleet = dispatcher.fleet  # what `_targets` were read off
+        self._targets: dict[str, Target] = {}  # by the name asked for
 
     def target(self, asked: str, dialect: Dialect) -> Target:
         """The model that a name means.
@@ -54,6 +59,15 @@ class Desk:
             CortexError: model_not_found, in the words that the dialect's clients look for (E-04).
         """
         fleet = self._dispatcher.fleet
+        if fleet is not self._fleet or len(self._targets) > _KNOWN_TARGETS:
+            self._fleet = fleet
+            self._targets.clear()
+        known = self._targets.get(asked)
+        if known is None:
+            known = self._targets[asked] = self._find(fleet, asked, dialect)
+        return known
+
+    def _find(self, fleet: Fleet, asked: str, dialect: Dialect) -> Target:
         model = self._names.model(asked, fleet.profiles)
         if model is None:
             shown = asked[:100]

@@ -119,6 +119,9 @@ CHECKS: Final[Mapping[str, Callable[[str, Raw], None]]] = {
 }
 
 
+KEYS: Final = frozenset((*REFUSED, *DROPPED, *CHECKS))
+
+
 def one(values: Mapping[str, Raw], key: str) -> int | float | None:
     """A number, or None."""
     return field(values, key, _number)

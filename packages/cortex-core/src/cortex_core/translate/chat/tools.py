@@ -51,6 +51,9 @@ _named = msgspec.json.Decoder(_Named).decode
 _choice = msgspec.json.Decoder(_Choice).decode
 _allowed = msgspec.json.Decoder(_Allowed).decode
 
+KEYS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
+"""Without any of them there is nothing to normalise."""
+
 SHIM = {
     "type": "object",
     "properties": {"input": {"type": "string", "description": "the tool's whole input"}},
