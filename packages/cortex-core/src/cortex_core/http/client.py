@@ -272,7 +272,7 @@ class Response:
             return
         connection.taker = take
         try:
-            while connection.taker is not None and not connection.complete:
+            while connection.taker is take and not connection.complete:
                 if connection.error is not None:
                     raise connection.error
                 await connection.changed()

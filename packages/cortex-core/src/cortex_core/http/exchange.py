@@ -201,7 +201,7 @@ class Exchange(HTTPStream):
             return
         if self._framing is None or self._framing.head_waits:
             self.complete = True
-            self._connection.refuse(status, message, self.scope)
+            self._connection.refuse(status, message, self.scope)  # type: ignore[arg-type]  # a TypedDict
         else:
             self.abort()
 
