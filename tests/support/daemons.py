@@ -88,6 +88,16 @@ class Daemon(Process):
             return False
 
 
+class Reached(Protocol):
+    """A neuron, as a gateway is told of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+
 class NeuronProcess(Daemon):
     """A neuron, which answers before its engine is there; `run_dir` and `state_dir` are its own folders."""
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import tomli_w
 
-from tests.support.daemons import LOOPBACK, GatewayProcess, NeuronProcess, Place
+from tests.support.daemons import LOOPBACK, GatewayProcess, NeuronProcess, Place, Reached
 from tests.support.ports import free_port
 from tests.support.process import Process
 
@@ -74,7 +74,7 @@ class Host:
 
     def gateway(
         self,
-        neurons: Sequence[NeuronProcess],
+        neurons: Sequence[Reached],
         models: Sequence[Mapping[str, Any]],
         *,
         name: str = "gateway",

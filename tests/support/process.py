@@ -78,6 +78,12 @@ def rss_mb(pid: int) -> float:
     raise ProcessLookupError(pid)
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    stat = _stat(pid)
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Process:
     """A process in a group of its own, whose output goes to a file."""
 

@@ -37,8 +37,7 @@ class Acceptor:
         self._back_off: asyncio.TimerHandle | None = None
         self._told_at = float("-inf")  # when the log last heard of a failure
         self.arriving: dict[Connection, tuple[asyncio.Task[None], socket.socket]] = {}  # oldest first
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most = max(1, min(server.limits.connections, descriptors - server.limits.reserved_fds))
+        self._descriptors = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - server.limits.reserved_fds)
 
     @property
     def addresses(self) -> list[str]:
@@ -62,7 +61,7 @@ class Acceptor:
         self._listeners = []
 
     def room_again(self) -> None:
-        """A connection has closed."""
+        """A connection has closed, or a request has ended."""
         if self._back_off is None:
             self.start()
 
@@ -80,9 +79,15 @@ class Acceptor:
             for listener in self._listeners:
                 self._server.loop.remove_reader(listener.fileno())
 
+    def _is_full(self) -> bool:
+        """A request needs a descriptor more than its client's: that of the connection over which it is relayed."""
+        server = self._server
+        open_now = server.connections
+        return open_now >= server.limits.connections or open_now + server.in_flight >= self._descriptors
+
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
-            full = self._server.connections >= self._most
+            full = self._is_full()
             if full and not self._server.has_idle and not (self._ssl and self.arriving):
                 self._pause()  # until one closes
                 return

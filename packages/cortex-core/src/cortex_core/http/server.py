@@ -171,6 +171,7 @@ class Server:
         """A handler is about to return."""
         self._tasks.discard(task)
         self.something_ended()
+        self._acceptor.room_again()
 
     def cancel(self, task: asyncio.Task[None]) -> None:
         task.add_done_callback(self.ended)  # one that has not begun yet will never tell
