@@ -10,17 +10,20 @@ from typing import Any
 
 from cortex_core.config.neuron import DeviceEntry, EngineTable, NeuronConfig, NeuronTable
 from cortex_core.fleet import Fleet, Neuron, check_invariants
-from neuron.engines.base import Ended, Engine, EngineFailed, Facts, Finished, LoadSpec, Progress
+from cortex_gateway.sim import clock
+from neuron.engine_keeper import EngineKeeper
+from neuron.engines.base import PHASES, SLEEP_OPTION, Ended, Engine, EngineFailed, Facts, Finished, LoadSpec, Progress
 from neuron.events import Hub
 from neuron.host import Host
 from neuron.learned import Learned
 from neuron.operations import Operations
 from neuron.owners import Owners
 from neuron.parts import Parts
-from neuron.replicas import PHASES, Replicas
+from neuron.replicas import Replicas
 from neuron.requests import Requests
 from neuron.standing import Standing
 from neuron.supervisor import Supervisor
+from neuron.work import Work
 
 
 class MemoryEngine:
@@ -29,11 +32,20 @@ class MemoryEngine:
     def __init__(self, spec: LoadSpec) -> None:
         self.spec = spec
         self.socket = spec.socket
-        self.facts = Facts(context=1024, kv_tokens=4096, tasks=("generate",), simulated=True)
+        can_sleep = bool(spec.options.get(SLEEP_OPTION))
+        self.facts = Facts(context=1024, kv_tokens=4096, tasks=("generate",), simulated=True, can_sleep=can_sleep)
+        self.insomnia = False
         self._ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
     async def ended(self) -> Ended:
         return await asyncio.shield(self._ended)
+
+    async def sleep(self, level: int) -> None:
+        await asyncio.sleep(0.2)
+        if self.insomnia or self._ended.done():
+            raise EngineFailed("sleep", "it was told to fail")
+
+    wake = sleep
 
     async def close(self, grace_s: float) -> None:
         await asyncio.sleep(0.3)
@@ -112,7 +124,8 @@ class World:
             clock=clock,
         )
         self.replicas = Replicas(self.parts)
-        self.supervisor = Supervisor(self.parts, self.replicas)
+        self.keeper = EngineKeeper(self.parts, self.replicas)
+        self.supervisor = Supervisor(self.parts, self.replicas, Work(self.parts, self.replicas, self.keeper))
         self.standing = Standing(self.parts, self.replicas, self.supervisor)
 
     def check(self) -> None:
@@ -126,3 +139,25 @@ class World:
             if resident.claimed_by is not None:
                 assert resident in resident.claimed_by.victims
                 assert self.replicas.get(resident.claimed_by.id) is resident.claimed_by
+
+
+def in_virtual_time(folder: Path, scene: Any, *, seed: int = 0, **engine: Any) -> World:
+    """Play a scene, in which `world.check` holds at every moment that is looked at."""
+
+    async def play() -> World:
+        async with asyncio.TaskGroup() as group:
+            world = World(folder, group, seed=seed, **engine)
+            checks = group.create_task(check(world))
+            await scene(world)
+            checks.cancel()
+            world.replicas.closing = True
+            for engine_ in world.owners.engines:
+                engine_.end(Ended(clean=True))
+        return world
+
+    async def check(world: World) -> None:
+        while True:
+            world.check()
+            await asyncio.sleep(0.3)
+
+    return clock.run(play(), seed=seed)

@@ -47,6 +47,7 @@ WAYS = {
     "sleep and wake": [
         (Event.LOAD, State.LOADING),
         (Event.SERVED, State.READY),
+        (Event.DRAIN, State.DRAINING),
         (Event.SLEEP, State.SLEEPING),
         (Event.WAKE, State.WAKING),
         (Event.SERVED, State.READY),

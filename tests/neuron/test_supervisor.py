@@ -14,38 +14,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cortex_core.fleet import Demand, Profile, Share, State
-from cortex_core.neuron_api import CordonRequest, DemandRequest, LoadRequest, PinRequest, UnloadRequest, Victim
-from cortex_gateway.sim import clock
-from neuron.engines.base import Ended
+from cortex_core.neuron_api import (
+    CordonRequest,
+    DemandRequest,
+    LoadRequest,
+    PinRequest,
+    SleepRequest,
+    UnloadRequest,
+    Victim,
+)
+from neuron.engine_keeper import REVIVE_S, STALL_S, STRIKES_MOST
+from neuron.engines.base import SLEEP_OPTION, Ended
 from neuron.operations import Running
 from neuron.refusals import Refused
-from neuron.replicas import REVIVE_S, STALL_S, STRIKES_MOST
 from neuron.resident import TURN_LEAST_S, Resident
-from tests.neuron.fleet_of_one import World
+from tests.neuron.fleet_of_one import World, in_virtual_time
 
 SIZES = {"a": 300, "b": 500, "c": 700, "d": 900, "e": 1400}
-
-
-def in_virtual_time(folder: Path, scene: Any, *, seed: int = 0, **engine: Any) -> World:
-    """Play a scene, in which `world.check` holds at every moment that is looked at."""
-
-    async def play() -> World:
-        async with asyncio.TaskGroup() as group:
-            world = World(folder, group, seed=seed, **engine)
-            checks = group.create_task(check(world))
-            await scene(world)
-            checks.cancel()
-            world.replicas.closing = True
-            for engine_ in world.owners.engines:
-                engine_.end(Ended(clean=True))
-        return world
-
-    async def check(world: World) -> None:
-        while True:
-            world.check()
-            await asyncio.sleep(0.3)
-
-    return clock.run(play(), seed=seed)
 
 
 def request(model: str, **more: Any) -> LoadRequest:
@@ -261,7 +246,19 @@ class Chaos:
         async with asyncio.TaskGroup() as group:
             for _ in range(steps):
                 act = self.dice.choice(
-                    [self.load, self.load, self.load, self.unload, self.ask, self.ask, self.kill, self.cancel, self.pin]
+                    [
+                        self.load,
+                        self.load,
+                        self.load,
+                        self.unload,
+                        self.ask,
+                        self.ask,
+                        self.kill,
+                        self.cancel,
+                        self.pin,
+                        self.sleep,
+                        self.wake,
+                    ]
                 )
                 group.create_task(self.refusable(act()))
                 await asyncio.sleep(self.dice.choice((0.0, 0.0, 0.1, 1.0, 7.0)))
@@ -288,7 +285,8 @@ class Chaos:
             for resident in self.some()
         )
         model = self.dice.choice(list(SIZES))
-        profile = Profile(id=model, vram_mb=SIZES[model], engine={"x": self.dice.choice((1, 1, 2))})
+        engine = {"x": self.dice.choice((1, 1, 2)), SLEEP_OPTION: self.dice.random() < 0.5}
+        profile = Profile(id=model, vram_mb=SIZES[model], engine=engine)
         replace = self.dice.random() < 0.3
         load = LoadRequest(model=model, profile=profile, evict=evict, replace=replace)
         self.operations.append(self.world.supervisor.load(load))
@@ -297,6 +295,15 @@ class Chaos:
         for resident in self.some()[:1]:
             unload = UnloadRequest(replica=resident.id, mode=self.dice.choice(("idle", "drain", "cut")), drain_s=3.0)
             self.operations.append(self.world.supervisor.unload(unload))
+
+    async def sleep(self) -> None:
+        for resident in self.some()[:1]:
+            sleep = SleepRequest(replica=resident.id, level=self.dice.choice((1, 2)))
+            self.operations.append(self.world.supervisor.sleep(sleep))
+
+    async def wake(self) -> None:
+        for resident in self.some()[:1]:
+            self.operations.append(self.world.supervisor.wake(SleepRequest(replica=resident.id)))
 
     async def ask(self) -> None:
         for resident in self.some()[:1]:
@@ -307,7 +314,9 @@ class Chaos:
 
     async def kill(self) -> None:
         for engine in self.dice.sample(self.world.owners.engines, min(1, len(self.world.owners.engines))):
-            engine.end(Ended(clean=False, reason="killed"))
+            engine.insomnia = self.dice.random() < 0.5
+            if not engine.insomnia:
+                engine.end(Ended(clean=False, reason="killed"))
 
     async def cancel(self) -> None:
         for running in self.dice.sample(self.operations, min(1, len(self.operations))):

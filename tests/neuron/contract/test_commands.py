@@ -280,3 +280,55 @@ async def test_a_placement_is_obeyed_or_refused(subject: Subject) -> None:
     assert [(share.id, share.memory_mb) for share in replica.devices] == [("cpu:0", 1200)]
     answer = await subject.try_load(subject.models[1], placement=[{"id": "cuda:9", "memory_mb": 1}])
     assert (answer.status, answer.refusal.field) == (422, "placement")
+
+
+# Sleep
+
+
+SLEEPS = {"engine": {"enable_sleep_mode": True}}
+
+
+@pytest.mark.parametrize("level", [1, 2])
+async def test_a_replica_sleeps_and_wakes(subject: Subject, level: int) -> None:
+    model = subject.models[0]
+    replica = await subject.load(model, options=SLEEPS)
+    slept = await subject.command("/models/sleep", replica=replica.id, version=replica.version, level=level)
+    assert slept.status == 200, slept.body
+    asleep = slept.as_(Operation).replica
+    assert asleep is not None
+    assert (asleep.state, asleep.tier) == ("sleeping", "asleep")
+    assert sum(share.memory_mb for share in asleep.devices) < subject.replica_mb
+    refused = await subject.ask(asleep)
+    assert (refused.status, refused.refusal.code, refused.refusal.executed) == (409, "sleeping", "no")
+    woken = await subject.command("/models/wake", replica=asleep.id, version=asleep.version)
+    assert woken.status == 200, woken.body
+    again = woken.as_(Operation).replica
+    assert again is not None
+    assert (again.state, again.tier, again.devices) == ("ready", "running", replica.devices)
+    assert (await subject.ask(again)).status == 200
+    [known] = [one for one in (await subject.report()).known if one.model == model]
+    assert known.wake_s > 0
+
+
+async def test_three_models_on_room_for_two_are_loaded_once_each_where_they_can_sleep(subject: Subject) -> None:
+    homes = {}
+    for model in (*subject.models, *subject.models):
+        awake = [one for one in (await subject.report()).replicas if one.state == "ready" and one.model != model]
+        evict = [{"replica": one.id, "version": one.version} for one in awake[:1]] if len(awake) == 2 else []
+        replica = await subject.load(model, options=SLEEPS, evict=evict)
+        assert homes.setdefault(model, replica.id) == replica.id
+        assert (await subject.ask(replica)).status == 200
+
+
+@real
+async def test_what_cannot_sleep_says_so(subject: Subject) -> None:
+    replica = await subject.load(subject.models[0])
+    for path in ("/models/sleep", "/models/wake"):
+        answer = await subject.command(path, replica=replica.id, version=replica.version)
+        if path == "/models/sleep":
+            assert (answer.status, answer.refusal.code) == (501, "unsupported")
+            assert "enable_sleep_mode" in answer.refusal.message
+        else:
+            assert answer.status == 200, "it is awake"
+    assert (await subject.command("/models/sleep", replica="x")).status == 404
+    assert (await subject.command("/models/sleep", replica=replica.id, level=3)).status == 422

@@ -15,7 +15,7 @@ from cortex_core.fleet import Checkpoint, Demand, Device, Failure, Known, ModelI
 
 API = 1
 API_HEADER = "x-cortex-api"
-FEATURES = ("load", "unload", "evict", "events")
+FEATURES = ("load", "unload", "evict", "sleep", "events")
 
 # Head of a request to /v1/…: judged before its body is read.
 REQUEST_ID = "x-cortex-request-id"  # the gateway's, one for all attempts of a request
@@ -197,7 +197,10 @@ class UnloadRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SleepRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`POST /models/sleep` and `/models/wake`."""
+    """`POST /models/sleep` and `/models/wake`: weights in host memory (1), or nowhere but on the disk (2).
+
+    A load of a model that sleeps wakes it, with evictions where it needs them; of two levels only `sleep` asks.
+    """
 
     operation_id: OperationId = ""
     replica: str

@@ -127,6 +127,9 @@ class Api:
     async def sleep(self, request: Request, send: Send) -> None:
         await self._answer(self._supervisor.sleep(await decoded(request, SleepRequest)), request, send)
 
+    async def wake(self, request: Request, send: Send) -> None:
+        await self._answer(self._supervisor.wake(await decoded(request, SleepRequest)), request, send)
+
     async def pin(self, request: Request, send: Send) -> None:
         await self._answer(self._standing.pin(await decoded(request, PinRequest)), request, send)
 

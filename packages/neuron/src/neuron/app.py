@@ -43,7 +43,7 @@ class App:
             ("POST", "/models/load"): api.load,
             ("POST", "/models/unload"): api.unload,
             ("POST", "/models/sleep"): api.sleep,
-            ("POST", "/models/wake"): api.sleep,
+            ("POST", "/models/wake"): api.wake,
             ("POST", "/models/pin"): api.pin,
             ("POST", "/cordon"): api.cordon,
             ("POST", "/uncordon"): api.uncordon,

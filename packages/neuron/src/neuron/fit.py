@@ -68,6 +68,7 @@ class Fit(Struct, frozen=True, kw_only=True):
     shares: tuple[Share, ...]
     kv_cache_mb: int  # of each device
     context: int  # tokens; 0: what the checkpoint says
+    overhead_mb: int = 0  # of each device: neither weights nor cache, and so what a sleeping engine keeps
 
 
 def need(
@@ -217,7 +218,7 @@ def _fitted(wanted: Need, shares: tuple[Share, ...]) -> Fit:
     if wanted.cache.bytes_per_token:
         holds = wanted.cache.holds(kv_mb * MEBIBYTE)
         context = min(context, holds) if context else holds
-    return Fit(shares=shares, kv_cache_mb=kv_mb, context=context)
+    return Fit(shares=shares, kv_cache_mb=kv_mb, context=context, overhead_mb=wanted.overhead_mb)
 
 
 def _groups(profile: Profile, devices: Sequence[Device]) -> list[list[Device]]:

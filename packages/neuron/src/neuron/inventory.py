@@ -31,6 +31,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     cuda_version: str = ""
     cuda_unavailable_reason: str = ""
     host_memory_mb: int = 0
+    host_available_mb: int = 0  # of it, without swapping
     processor: str = ""
 
 

@@ -95,6 +95,11 @@ class Learned:
         self._trim(self._file.known)
         self.dirty = True
 
+    def woke(self, model: str, digest: str, kind: str, wake_s: float) -> None:
+        if (known := self.known(model, digest, kind)) is not None:
+            self._file.known[f"{model} {digest} {kind}"] = structs.replace(known, wake_s=wake_s)
+            self.dirty = True
+
     def used(self, model: str, digest: str) -> None:
         key = f"{model} {digest}"
         self._file.used[key] = Used(uses=self._uses(key) + 1.0, at=self._wall())

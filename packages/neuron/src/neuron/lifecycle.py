@@ -2,7 +2,9 @@
 
 A replica is `absent` until it is asked for and after it is gone. Only `ready` takes requests. `draining` has its gate
 closed while requests go on, and may open again. `recovering` is a replica whose engine died by itself: it keeps its
-memory while it waits for its next start. `failed` and `absent` are ends: who is asked for again gets a new row.
+memory while it waits for its next start. `sleeping` has given its device memory back, but what a sleeping engine keeps;
+it drains before, takes all of it again to wake, and is not revived when it dies. `failed` and `absent` are ends: who is
+asked for again gets a new row.
 """
 
 from __future__ import annotations
@@ -38,15 +40,15 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.READY, Event.DRAIN): State.DRAINING,
     (State.READY, Event.UNLOAD): State.UNLOADING,
     (State.READY, Event.DIED): State.RECOVERING,
-    (State.READY, Event.SLEEP): State.SLEEPING,
     (State.DRAINING, Event.REOPEN): State.READY,
     (State.DRAINING, Event.UNLOAD): State.UNLOADING,
     (State.DRAINING, Event.DIED): State.RECOVERING,
     (State.DRAINING, Event.SLEEP): State.SLEEPING,
     (State.SLEEPING, Event.WAKE): State.WAKING,
     (State.SLEEPING, Event.UNLOAD): State.UNLOADING,
-    (State.SLEEPING, Event.DIED): State.RECOVERING,
     (State.WAKING, Event.SERVED): State.READY,
+    (State.WAKING, Event.SLEEP): State.SLEEPING,  # called off before it began
+    (State.WAKING, Event.UNLOAD): State.UNLOADING,
     (State.WAKING, Event.DIED): State.RECOVERING,
     (State.RECOVERING, Event.LOAD): State.LOADING,
     (State.RECOVERING, Event.UNLOAD): State.UNLOADING,

@@ -41,6 +41,7 @@ class Prober:
             cuda_version=cuda,
             cuda_unavailable_reason="" if gpus else reason,
             host_memory_mb=host_memory_mb(),
+            host_available_mb=host_available_mb(),
             processor=processor(),
         )
 
@@ -149,6 +150,14 @@ def host_memory_mb() -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return total // MEBIBYTE
+
+
+def host_available_mb() -> int:
+    """What new work can have of the host's memory."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return 0
 
 
 def processor() -> str:

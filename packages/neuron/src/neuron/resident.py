@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from cortex_core.fleet import HOLDS_MEMORY, Profile, Replica, Share, State
+from cortex_core.fleet import HOLDS_MEMORY, MEBIBYTE, Profile, Replica, Share, State
 from cortex_core.http import Client
 from neuron.checkpoints import Facts as Checkpoint
 from neuron.engines.base import Engine, LoadSpec
@@ -35,9 +35,12 @@ class Resident:
         self.engine: Engine | None = None
         self.client: Client | None = None  # to the engine
         self.shares: tuple[Share, ...] = ()
+        self.asleep = False  # also while it is unloaded from there
+        self.asleep_mb = 0  # what it then keeps of each device
+        self.asleep_level = 0  # at which it sleeps
         self.victims: list[Resident] = []
         self.claimed_by: Resident | None = None
-        self.work: asyncio.Task[None] | None = None  # its load or recovery
+        self.work: asyncio.Task[None] | None = None  # its load, recovery, going to sleep or waking
         self.starts = 0  # engines started for it
         self.strikes = 0  # engines that died one after another
         self.died_of = ""  # the last time
@@ -80,12 +83,24 @@ class Resident:
         return self.life.state
 
     @property
+    def can_sleep(self) -> bool:
+        return self.engine is not None and self.engine.facts.can_sleep
+
+    @property
+    def weights_mb(self) -> int:
+        """Of its parameters, all devices together."""
+        told = self.engine.facts.weights_bytes if self.engine is not None else 0
+        return -(-(told or self.checkpoint.weights_bytes) // MEBIBYTE)
+
+    @property
     def devices(self) -> tuple[str, ...]:
         return tuple(share.id for share in self.shares)
 
     def advance(self, event: Event, reason: str = "") -> None:
         """Take a step of its life; a structural change, so its version rises."""
         self.life.advance(event)
+        if event in (Event.SLEEP, Event.WAKE):
+            self.asleep = event is Event.SLEEP
         self.version += 1
         self.reason = reason
 
@@ -94,6 +109,8 @@ class Resident:
         if self.state not in HOLDS_MEMORY:
             return 0
         mine = sum(share.memory_mb for share in self.shares if share.id == device)
+        if self.asleep:
+            mine = min(mine, self.asleep_mb)
         return max(0, mine - sum(victim.held_mb(device) for victim in self.victims))
 
     def turn_s(self) -> float:
@@ -112,7 +129,7 @@ class Resident:
 
     def expected_s(self) -> float:
         """Until it is ready, as earlier loads took."""
-        if self.state is not State.LOADING or not self.expected_load_s:
+        if self.state not in (State.LOADING, State.WAKING) or not self.expected_load_s:
             return 0.0
         return max(0.0, round(self.expected_load_s - (self._clock() - self.load_began), 3))
 
@@ -141,7 +158,7 @@ class Resident:
             tasks=self.tasks,
             adapters=tuple(self.profile.adapters),
             pinned=pinned,
-            tier="running" if self.engine else "",
+            tier="asleep" if self.asleep else "running" if self.engine else "",
             evictable_in_s=self.evictable_in_s(demanded),
             idle_s=self.idle_s(),
             load_s=round(self.load_s, 3),

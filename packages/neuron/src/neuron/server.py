@@ -19,6 +19,7 @@ from cortex_core.neuron_api import HEARTBEAT_LEAST_S, HEARTBEAT_S
 from cortex_core.notify import Notifier
 from neuron.api import Api
 from neuron.app import App, render_error
+from neuron.engine_keeper import EngineKeeper
 from neuron.engine_logs import prune
 from neuron.events import Hub
 from neuron.fit import expected_replicas
@@ -36,6 +37,7 @@ from neuron.standing import Standing
 from neuron.supervisor import Supervisor
 from neuron.telemetry import Telemetry
 from neuron.watchdog import Watchdog
+from neuron.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +123,12 @@ class Daemon:
             clock=clock,
         )
         self.replicas = Replicas(parts)
-        self.supervisor = Supervisor(parts, self.replicas)
+        keeper = EngineKeeper(parts, self.replicas)
+        self.supervisor = Supervisor(parts, self.replicas, Work(parts, self.replicas, keeper))
         self.standing = Standing(parts, self.replicas, self.supervisor)
         self.reports = Reports(parts, self.replicas, self.standing)
         self.telemetry = Telemetry(self.host, self.replicas)
-        self.watchdog = Watchdog(self.replicas, config.engine.stall_s, clock)
+        self.watchdog = Watchdog(self.replicas, keeper, config.engine.stall_s, clock)
         relay = Relay(parts, self.replicas)
         api = Api(
             reports=self.reports,

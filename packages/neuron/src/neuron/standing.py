@@ -71,7 +71,7 @@ class Standing:
         wanted = pinned | {model: Profile(id=model) for model in self._preload if model not in pinned}
         for model, profile in wanted.items():
             here = self._replicas.of(model)
-            if here:
+            if here and not (here[0].state is State.SLEEPING and model in pinned):
                 self._complained.pop(model, None)
                 if here[0].state is State.READY and model in self._preload:
                     self._preload.remove(model)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from cortex_core.fleet import State
+from neuron.engine_keeper import EngineKeeper
 from neuron.exposition import values
 from neuron.replicas import Replicas
 from neuron.resident import Resident
@@ -28,8 +29,9 @@ ANSWER_S = 0.4  # what it gets to answer when the limit is reached: by then it w
 class Watchdog:
     """`look` at every tick."""
 
-    def __init__(self, replicas: Replicas, stall_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, replicas: Replicas, keeper: EngineKeeper, stall_s: float, clock: Callable[[], float]) -> None:
         self._replicas = replicas
+        self._keeper = keeper
         self._stall_s = stall_s
         self._clock = clock
         self._counted: dict[str, float] = {}  # replica → its counters when last asked
@@ -49,7 +51,7 @@ class Watchdog:
         silent_s = self._clock() - resident.progressed_at
         if silent_s >= self._stall_s and self._works(resident):
             self._counted.pop(resident.id, None)
-            self._replicas.died(resident, f"it hangs: no token for {silent_s:.0f} s")
+            self._keeper.died(resident, f"it hangs: no token for {silent_s:.0f} s")
 
     def _works(self, resident: Resident) -> bool:
         return resident.state in (State.READY, State.DRAINING) and resident.gate.in_flight > 0

@@ -14,6 +14,10 @@ import msgspec
 
 from cortex_core.fleet import Startup
 
+PHASES = ("fork", "config", "engine", "device", "weights", "profile", "kv_cache", "warmup", "serving")
+"""Of a load, in order."""
+SLEEP_OPTION = "enable_sleep_mode"  # of a profile's engine, as vLLM calls it: it can sleep
+
 
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One load, decided: everything an engine host needs, nothing it must ask for."""
@@ -33,9 +37,9 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a load. Phases, in order: fork, config, engine, device, weights, profile, kv_cache, warmup, serving."""
+    """A step of a load."""
 
-    phase: str
+    phase: str  # of PHASES
     done: float = 0.0  # of this phase: 0 to 1, where it can be told
     detail: str = ""
 
@@ -49,6 +53,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[str, ...] = ()  # generate, embed, classify, ...
     pids: tuple[int, ...] = ()  # its processes, the engine host first
     simulated: bool = False
+    can_sleep: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +95,14 @@ class Engine(Protocol):
 
     async def ended(self) -> Ended:
         """Wait until the engine is gone, whoever ended it. May be awaited by many, again and again."""
+        ...
+
+    async def sleep(self, level: int) -> None:
+        """Give its device's memory back, and stay: weights in host memory (1) or nowhere (2). Raises EngineFailed."""
+        ...
+
+    async def wake(self, level: int) -> None:
+        """Take the memory again, from the level at which it sleeps. Raises EngineFailed."""
         ...
 
     async def close(self, grace_s: float) -> None:

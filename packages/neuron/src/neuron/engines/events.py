@@ -15,6 +15,8 @@ import msgspec
 
 from neuron.engines.base import Facts, Finished, Progress
 
+SLEEP = "/neuron/sleep"  # POST on the engine host's socket, ?level=1 or 2: what the daemon tells it there
+WAKE = "/neuron/wake"
 _LINE = 4096  # PIPE_BUF on Linux
 _PLAIN = (ValueError, RuntimeError, FileNotFoundError)
 _WORDS = 1500  # characters of an error message: with escapes it still fits a line

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from cortex_core.http import BodyTooLarge, BrokenResponse, Client, ConnectFailed
 from neuron.engines import events
 from neuron.engines.base import Ended, EngineFailed, Facts, Finished, LoadSpec, Progress
 from neuron.leftovers import remove_shared_memory
@@ -20,6 +21,7 @@ from neuron.zygote.client import Zygote, ZygoteGone
 STOP_S = 3.0  # from "end now" to force
 KILL_S = 5.0  # from force to the zygote's own end: a process that survives that hangs in the kernel
 _READ = 64 * 1024
+_WORDS = 64 * 1024  # bytes of an engine host's answer to them
 
 
 class HostedEngine:
@@ -101,6 +103,24 @@ class HostedEngine:
                 raise EngineFailed(self._phase, words, "model", told=False)
             raise EngineFailed(failure.phase, failure.message, failure.scope)
         return self._serving.result()
+
+    async def sleep(self, level: int) -> None:
+        await self._tell(events.SLEEP, level)
+
+    async def wake(self, level: int) -> None:
+        await self._tell(events.WAKE, level)
+
+    async def _tell(self, path: str, level: int) -> None:
+        client = Client(f"unix:{self.socket}")
+        try:
+            async with client.request("POST", f"{path}?level={level}") as response:
+                said = await response.read(_WORDS)
+                if response.status >= 300:
+                    raise EngineFailed("sleep", f"{path} is answered with {response.status} {said[:500]!r}")
+        except (ConnectFailed, BrokenResponse, BodyTooLarge) as error:
+            raise EngineFailed("sleep", f"{path}: {error}") from error
+        finally:
+            await client.close()
 
     async def close(self, grace_s: float) -> None:
         if self._ended.done():

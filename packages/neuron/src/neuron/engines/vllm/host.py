@@ -23,7 +23,7 @@ import uvloop
 
 from neuron.engines.base import Facts, LoadSpec
 from neuron.engines.events import Emitter, decode_request, sockets_folder
-from neuron.engines.vllm import adapter, arguments, hooks, inspection, usage
+from neuron.engines.vllm import adapter, arguments, hooks, inspection, sleep, usage
 
 _DEATH_NOTICE_S = 1.0  # what requests in flight get to tell their clients of an end
 _SHUTDOWN_S = 5.0  # what the engine core gets
@@ -92,7 +92,7 @@ async def _serve(spec: LoadSpec, engine: Any, args: Namespace, emit: Emitter) ->
     usage.meter_engine(engine)
     server = _Server(
         uvicorn.Config(
-            usage.meter_app(app, emit.finished),
+            sleep.obey(usage.meter_app(app, emit.finished), engine),
             uds=str(spec.socket),
             lifespan="off",  # vLLM's own only logs statistics
             log_level="error",
@@ -130,6 +130,7 @@ def _facts(engine: Any, tasks: tuple[str, ...], cores: list[int]) -> Facts:
         kv_tokens=tokens,
         tasks=tuple(tasks),
         pids=(os.getpid(), *cores),
+        can_sleep=sleep.available(engine),
     )
 
 
