@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.chat import chatting
-from tests.support.processes import GatewayProcess, NeuronProcess, fleet
+from tests.support.daemons import GatewayProcess, NeuronProcess
+from tests.support.host import fleet
 from tests.support.until import until
 
 MODELS = ("alder", "birch", "cedar")

@@ -51,6 +51,9 @@ class MemoryEngine:
         await asyncio.sleep(0.3)
         self.end(Ended(clean=True))
 
+    async def kill(self) -> None:
+        await self.close(0.0)
+
     def end(self, ended: Ended) -> None:
         if not self._ended.done():
             self._ended.set_result(ended)

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.support.processes import LOOPBACK, ROOT, environment
+from tests.support.daemons import LOOPBACK
+from tests.support.process import ROOT, environment
 
 TOKENS = 1000  # of an answer
 END = b"data: [DONE]"

@@ -133,12 +133,14 @@ class Subject:
             assert await response.read_some()
             yield response
 
-    async def until_state(self, model: str, state: str) -> Replica:
+    async def until_state(self, model: str, state: str, *, version: int = 0, timeout_s: float = 10.0) -> Replica:
+        """The model's replica once it is in that state, of that version at least."""
+
         async def reached() -> Replica | None:
             found = await self.replica(model)
-            return found if found is not None and found.state == state else None
+            return found if found is not None and found.state == state and found.version >= version else None
 
-        found = await until_async(reached, what=f"{model} {state}")
+        found = await until_async(reached, timeout_s=timeout_s, what=f"{model} {state}")
         assert found is not None
         return found
 

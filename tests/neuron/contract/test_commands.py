@@ -311,7 +311,7 @@ async def test_a_replica_sleeps_and_wakes(subject: Subject, level: int) -> None:
 
 
 async def test_three_models_on_room_for_two_are_loaded_once_each_where_they_can_sleep(subject: Subject) -> None:
-    homes = {}
+    homes: dict[str, str] = {}
     for model in (*subject.models, *subject.models):
         awake = [one for one in (await subject.report()).replicas if one.state == "ready" and one.model != model]
         evict = [{"replica": one.id, "version": one.version} for one in awake[:1]] if len(awake) == 2 else []

@@ -12,21 +12,20 @@ from msgspec import structs
 
 from cortex_core.fleet import Failure, Known, State
 from cortex_core.http import Client
-from neuron.engines.base import PHASES, Engine, EngineFailed, Finished, LoadSpec, Progress
+from neuron.engines.base import Engine, EngineFailed, Finished
 from neuron.fit import max_in_flight
 from neuron.lifecycle import ENDS, Event
 from neuron.parts import Parts
 from neuron.refusals import Refused
 from neuron.replicas import Replicas
 from neuron.resident import Resident
+from neuron.start import Start
 
 log = logging.getLogger(__name__)
 
-STALL_S = 120.0  # a load without any progress for so long hangs
 STABLE_S = 60.0  # an engine that was ready for so long did not die of its start
 STRIKES_MOST = 6  # engines that died one after another, before the replica is given up
 REVIVE_S = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)  # before the first, second, ... start of such a row
-PROGRESS_EVERY_S = 0.2  # events of a load's progress
 SLEEP_S = 60.0  # for weights to go to host memory
 WAKE_S = 120.0  # for weights to come back, from a disk at level 2
 
@@ -43,7 +42,7 @@ class EngineKeeper:
         self._clock = parts.clock
         self._replicas = replicas
 
-    async def start(self, resident: Resident, on_step: Callable[[str, float], None] = lambda *_: None) -> None:
+    async def start(self, resident: Resident, tell: Callable[[str, float], None] = lambda *_: None) -> None:
         """Start its engine and open its gate.
 
         Raises:
@@ -53,35 +52,15 @@ class EngineKeeper:
         assert spec is not None
         resident.phase = "turn"
         async with self._parts.owners.turn(spec.devices):  # waiting for it is no part of the load
-            await self._start(resident, spec, on_step)
+            began = self._clock()
+            resident.load_began, resident.progress, resident.starts = began, 0.0, resident.starts + 1
 
-    async def _start(self, resident: Resident, spec: LoadSpec, on_step: Callable[[str, float], None]) -> None:
-        began = self._clock()
-        deadline = began + self._config.engine.load_deadline_s
-        resident.load_began, resident.progress, resident.starts = began, 0.0, resident.starts + 1
-        resident.progressed_at = began
-        told = 0.0
-        try:
-            async with asyncio.timeout_at(min(deadline, began + STALL_S)) as bound:
+            def on_step(step: str, progress: float) -> None:
+                self._replicas.publish(resident)
+                tell(step, progress)
 
-                def on_progress(progress: Progress) -> None:
-                    nonlocal told
-                    now = self._clock()
-                    resident.progressed_at = now
-                    if not bound.expired():
-                        bound.reschedule(min(deadline, now + STALL_S))
-                    changed = progress.phase != resident.phase
-                    resident.phase, resident.reason = progress.phase, progress.detail
-                    resident.progress = max(resident.progress, overall(progress))
-                    if changed or now - told >= PROGRESS_EVERY_S:
-                        told = now
-                        self._replicas.publish(resident)
-                        on_step(resident.phase, resident.progress)
-
-                engine = await self._parts.owners.load(spec, on_progress, self._finished)
-        except TimeoutError as error:
-            took_s = self._clock() - began
-            raise EngineFailed(resident.phase or "fork", f"it hangs: given up after {took_s:.0f} s") from error
+            started = Start(resident, self._clock, self._config.engine.load_deadline_s, on_step)
+            engine = await started.run(lambda note: self._parts.owners.load(spec, note, self._finished))
         self._ready(resident, engine, began)
 
     def _ready(self, resident: Resident, engine: Engine, began: float) -> None:
@@ -235,15 +214,15 @@ class EngineKeeper:
         if work is not None:
             work.cancel()
             await asyncio.wait((work,))
-        await self._drop_engine(resident, grace_s)
+        if resident.engine is not None:
+            await resident.engine.close(grace_s)
+        self._forget_engine(resident)
         resident.advance(Event.ENDED)
         log.info("%s (%s) is unloaded", resident.model, resident.id)
         self._remove(resident)
 
-    async def _drop_engine(self, resident: Resident, grace_s: float) -> None:
-        if resident.engine is not None:
-            await resident.engine.close(grace_s)
-            resident.engine = None
+    def _forget_engine(self, resident: Resident) -> None:
+        resident.engine = None
         self.cut(resident)
 
     def cut(self, resident: Resident) -> None:
@@ -288,7 +267,9 @@ class EngineKeeper:
             resident.work = self._parts.spawn(self._recover(resident))
 
     async def _recover(self, resident: Resident) -> None:
-        await self._drop_engine(resident, 0.0)
+        if resident.engine is not None:
+            await resident.engine.kill()
+        self._forget_engine(resident)
         error = EngineFailed("serving", resident.reason, "model")
         while resident.strikes <= STRIKES_MOST:
             delay_s = REVIVE_S[resident.strikes - 1]
@@ -321,9 +302,3 @@ def _failure(resident: Resident, code: str, error: EngineFailed) -> Failure:
     if error.scope in ("device", "neuron"):
         scope = "device" if error.scope == "device" else "neuron"
     return Failure(model=resident.model, digest=resident.digest, scope=scope, code=code, message=str(error))
-
-
-def overall(progress: Progress) -> float:
-    """A load's progress from 0 to 1, each phase counting alike."""
-    index = PHASES.index(progress.phase) if progress.phase in PHASES else 0
-    return (index + min(1.0, max(0.0, progress.done))) / len(PHASES)

@@ -109,6 +109,10 @@ class Engine(Protocol):
         """End it: politely for at most `grace_s`, then by force. Returns when all its processes are gone."""
         ...
 
+    async def kill(self) -> None:
+        """End one that is dead or hangs, by force and without waiting for the device's turn."""
+        ...
+
 
 class EngineOwner(Protocol):
     """All that touches one device (or group of like devices) goes through its owner, one operation at a time."""

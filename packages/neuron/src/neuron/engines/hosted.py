@@ -19,6 +19,7 @@ from neuron.zygote import wire
 from neuron.zygote.client import Zygote, ZygoteGone
 
 STOP_S = 3.0  # from "end now" to force
+LAST_WORDS_S = 0.2  # from "end now" to force, where nothing can be hoped for
 KILL_S = 5.0  # from force to the zygote's own end: a process that survives that hangs in the kernel
 _READ = 64 * 1024
 _WORDS = 64 * 1024  # bytes of an engine host's answer to them
@@ -127,6 +128,14 @@ class HostedEngine:
             return
         async with self._lock:
             await self.end(grace_s)
+
+    async def kill(self) -> None:
+        """By force, but with a moment for a host whose core hangs to tell what its requests have used."""
+        try:
+            if not self._ended.done():
+                await self._ends_within(LAST_WORDS_S, signal.SIGINT)
+        finally:
+            await self._force()
 
     async def end(self, grace_s: float) -> None:
         """`close` without waiting for its device's turn: SIGTERM lets it finish, SIGINT cuts it short, SIGKILL ends it.

@@ -144,6 +144,10 @@ class SimEngine:
         await asyncio.sleep(self._table.unload_s)
         await self.ended()
 
+    async def kill(self) -> None:
+        self.die()
+        await self.ended()
+
     def die(self, reason: str = "killed") -> None:
         """End as a killed engine does: every connection breaks."""
         self.stop(Ended(clean=False, reason=reason))
