@@ -18,6 +18,7 @@ from cortex_gateway.commands import Refused, Unreachable
 from cortex_gateway.neurons import Neurons, follow
 from cortex_gateway.policy.transitions import Beat, Discovered, Event, Lost, ReplicaChanged, Reported
 from tests.support import scripted
+from tests.support.faults import FaultyWire
 from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
 
@@ -30,7 +31,7 @@ class Heard(list[Event]):
 
 
 @asynccontextmanager
-async def following(*neurons: ScriptedNeuron, token: str = "") -> AsyncIterator[tuple[Neurons, Heard]]:
+async def following(*neurons: ScriptedNeuron | NeuronEntry, token: str = "") -> AsyncIterator[tuple[Neurons, Heard]]:
     heard = Heard()
     entries = [NeuronEntry(name=neuron.name, endpoint=neuron.endpoint) for neuron in neurons]
     async with Neurons(entries, gateway="g1", token=token) as followed, asyncio.TaskGroup() as tasks:
@@ -124,6 +125,22 @@ async def test_F15_silence_alone_loses_nobody(beast: ScriptedNeuron, monkeypatch
         beast.beats = False
         await until_async(lambda: len(heard.of(Reported)) >= 4)  # each broken watch connects again, and is answered
     assert not heard.of(Lost)
+
+
+async def test_F08_connections_that_died_without_a_word_lose_nobody_and_hold_nobody_up(
+    beast: ScriptedNeuron, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a partition: kept connections take what is written to them and never answer. A new one tells."""
+    monkeypatch.setattr(neuron_api, "SILENCE_S", 0.3)
+    monkeypatch.setattr("cortex_gateway.neurons.client.ANSWER_S", 1e9)
+    async with FaultyWire(beast.endpoint.removeprefix("http://")) as wire:
+        beast_behind = NeuronEntry(name="beast", endpoint=f"http://{wire.address}")
+        async with following(beast_behind) as (neurons, heard):
+            await until_async(lambda: heard.of(Discovered))
+            await neurons.demand("beast", DemandRequest(gateway="g1", models={}))
+            wire.hush()
+            await until_async(lambda: len(heard.of(Reported)) == 2)
+        assert not heard.of(Lost)
 
 
 async def test_a_lost_neurons_streams_end_with_an_error(beast: ScriptedNeuron, monkeypatch: pytest.MonkeyPatch) -> None:

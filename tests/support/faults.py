@@ -52,7 +52,7 @@ class FaultyWire:
     passed: int = 0  # bytes of answers that have passed, over all connections
 
     async def __aenter__(self) -> Self:
-        self._lines: set[asyncio.Task[None]] = set()
+        self._lines: dict[asyncio.Task[None], _Line | None] = {}
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
         self.address = f"{host}:{port}"
@@ -70,19 +70,25 @@ class FaultyWire:
         """Connections from now on pass everything."""
         self.fault = Fault()
 
+    def hush(self) -> None:
+        """Every connection that is open now falls silent; later ones pass."""
+        for line in self._lines.values():
+            if line is not None:
+                line.silent = True
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._lines.add(task)
+        self._lines[task] = None
         self.accepted += 1
         try:
-            await self._line(reader, writer)
+            await self._line(task, reader, writer)
         except asyncio.CancelledError:
             pass  # the proxy closes: asyncio's streams would report a cancelled handler as an error
         finally:
-            self._lines.discard(task)
+            del self._lines[task]
 
-    async def _line(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _line(self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if self.target.startswith("unix:"):
                 far = await asyncio.open_unix_connection(self.target.removeprefix("unix:"))
@@ -93,7 +99,7 @@ class FaultyWire:
             _reset(writer)
             return
         self.open += 1
-        line = _Line(self, self.fault, (reader, writer), far)
+        line = self._lines[task] = _Line(self, self.fault, (reader, writer), far)
         try:
             await line.run()
         finally:
@@ -117,7 +123,7 @@ class _Line:
         self._near = near
         self._far = far
         self._random = None if fault.seed is None else random.Random(fault.seed)
-        self._silent = False
+        self.silent = False
         self._over = asyncio.Event()
 
     async def run(self) -> None:
@@ -148,7 +154,7 @@ class _Line:
                         counted = False
                     else:
                         await self._pass(sink, piece, of_request=of_request)
-            if not self._silent:  # a close passes in order
+            if not self.silent:  # a close passes in order
                 sink.write_eof()
                 if not of_request:
                     self._over.set()
@@ -167,14 +173,14 @@ class _Line:
                     _reset(end)
                 self._over.set()
             case Then.SILENCE:
-                self._silent = True
+                self.silent = True
             case Then.CORRUPT:
                 await self._pass(sink, bytes([piece[at] ^ 0x20]) + piece[at + 1 :], of_request=of_request)
             case Then.STALL | Then.NOTHING:
                 pass
 
     async def _pass(self, sink: asyncio.StreamWriter, piece: bytes, *, of_request: bool) -> None:
-        if piece and not self._silent:
+        if piece and not self.silent:
             sink.write(piece)
             await sink.drain()
             if not of_request:

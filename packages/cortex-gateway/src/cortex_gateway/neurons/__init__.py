@@ -41,13 +41,15 @@ class Neurons:
         self._gateway = gateway
         self._token = token
         self._on_finished = on_finished
-        self._session: aiohttp.ClientSession
+        self._kept: aiohttp.ClientSession  # connections that are used again
+        self._fresh: aiohttp.ClientSession  # and those that are not
         self._followers: dict[str, Follower] = {}
 
     async def __aenter__(self) -> Self:
-        self._session = session(self._gateway, self._token)
+        self._kept = session(self._gateway, self._token)
+        self._fresh = session(self._gateway, self._token, fresh=True)
         self._followers = {
-            e.name: Follower(e.name, e.endpoint, self._session, self._on_finished) for e in self._entries
+            e.name: Follower(e.name, e.endpoint, self._kept, self._fresh, self._on_finished) for e in self._entries
         }
         return self
 
@@ -56,7 +58,8 @@ class Neurons:
     ) -> None:
         for follower in self._followers.values():
             await follower.byte_path.close()
-        await self._session.close()
+        await self._kept.close()
+        await self._fresh.close()
 
     async def run(self, observe: Observe) -> None:
         """Follow them until cancelled; `observe` is told of everything."""

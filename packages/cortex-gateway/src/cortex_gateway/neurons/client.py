@@ -48,8 +48,8 @@ class Incompatible(Exception):
     """A neuron of another contract: it cannot be talked to until one of the two is updated."""
 
 
-def session(gateway: str, token: str) -> aiohttp.ClientSession:
-    """For all neurons together. `gateway` is this gateway's id."""
+def session(gateway: str, token: str, *, fresh: bool = False) -> aiohttp.ClientSession:
+    """For all neurons together. `gateway` is this gateway's id; with `fresh` every request makes a new connection."""
     headers = {
         neuron_api.API_HEADER: str(neuron_api.API),
         neuron_api.GATEWAY: gateway,
@@ -59,7 +59,9 @@ def session(gateway: str, token: str) -> aiohttp.ClientSession:
     if token:
         headers["authorization"] = f"Bearer {token}"
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_socket),
+        connector=aiohttp.TCPConnector(
+            limit=0, force_close=fresh, keepalive_timeout=None if fresh else KEEP_ALIVE_S, socket_factory=_socket
+        ),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=None),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -83,19 +85,25 @@ def _socket(address: Any) -> socket.socket:
 class NeuronClient:
     """What can be asked of one neuron. `on_bytes` is called whenever something came from it.
 
+    The watch makes new connections: in a partition a kept one takes what is written to it and never fails.
+
     Every call may raise
         Refused: it answered that it will not.
         NoConnection, Ended, Unreachable: no answer, or a broken one; whether it acted is unknown.
         Incompatible: it speaks another version of the contract.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, endpoint: str, on_bytes: Callable[[], None]) -> None:
-        self._session = session
+    def __init__(
+        self, kept: aiohttp.ClientSession, fresh: aiohttp.ClientSession, endpoint: str, on_bytes: Callable[[], None]
+    ) -> None:
+        self._kept = kept
+        self._fresh = fresh
         self._base = endpoint.rstrip("/")
         self._on_bytes = on_bytes
 
     async def version(self) -> Version:
-        return await self._ask("GET", "/version", Version, answer_s=ANSWER_S)
+        """Over a connection of its own."""
+        return await self._ask("GET", "/version", Version, answer_s=ANSWER_S, session=self._fresh)
 
     async def discovery(self) -> Discovery:
         return await self._ask("GET", "/discovery", Discovery, answer_s=ANSWER_S)
@@ -118,7 +126,7 @@ class NeuronClient:
 
     async def tell(self, path: str, body: msgspec.Struct) -> None:
         """POST something that is answered by nothing."""
-        async with self._request("POST", path, msgspec.json.encode(body), ANSWER_S) as response:
+        async with self._request(self._kept, "POST", path, msgspec.json.encode(body), ANSWER_S) as response:
             await self._read(response, MAX_REFUSAL_BYTES)
 
     async def _ask(
@@ -129,9 +137,10 @@ class NeuronClient:
         *,
         body: msgspec.Struct | None = None,
         answer_s: float | None = None,
+        session: aiohttp.ClientSession | None = None,
     ) -> T:
         data = None if body is None else msgspec.json.encode(body)
-        async with self._request(method, path, data, answer_s) as response:
+        async with self._request(session or self._kept, method, path, data, answer_s) as response:
             content = await self._read(response, MAX_ANSWER_BYTES)
         try:
             return msgspec.json.decode(content, type=kind)
@@ -141,7 +150,8 @@ class NeuronClient:
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[Event]]:
         """`GET /events`: ends when the neuron ends it, and with `Unreachable` when it is silent for too long."""
-        async with self._request("GET", "/events", None, ANSWER_S, accept="text/event-stream") as response:
+        accept = "text/event-stream"
+        async with self._request(self._fresh, "GET", "/events", None, ANSWER_S, accept=accept) as response:
             yield self._events(response)
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
@@ -166,13 +176,20 @@ class NeuronClient:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, data: bytes | None, answer_s: float | None, *, accept: str = "application/json"
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        data: bytes | None,
+        answer_s: float | None,
+        *,
+        accept: str = "application/json",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response of status 2xx, its body unread; `answer_s` bounds the wait for its head."""
         headers = {"accept": accept} | ({"content-type": "application/json"} if data is not None else {})
         try:
             async with asyncio.timeout(answer_s) as clock:
-                async with self._session.request(
+                async with session.request(
                     method, self._base + path, data=data, headers=headers, allow_redirects=False
                 ) as response:
                     if accept == "text/event-stream":

@@ -54,13 +54,18 @@ class Follower:
     """One configured neuron. Owns its byte path, whose streams end with an error when the neuron is lost."""
 
     def __init__(
-        self, name: str, endpoint: str, session: aiohttp.ClientSession, on_finished: Callable[[FinishedEvent], None]
+        self,
+        name: str,
+        endpoint: str,
+        kept: aiohttp.ClientSession,
+        fresh: aiohttp.ClientSession,
+        on_finished: Callable[[FinishedEvent], None],
     ) -> None:
         self.name = name
         self.byte_path = Client(endpoint)
         self._endpoint = endpoint
         self._on_finished = on_finished
-        self._client = NeuronClient(session, endpoint, self._heard)
+        self._client = NeuronClient(kept, fresh, endpoint, self._heard)
         self._observe: Observe
         self._instance_id = ""
         self._discovered = ""  # the instance that was asked for its hardware
