@@ -1,5 +1,7 @@
 """goal_R29 in namespaces of the kernel: two neurons and two gateways, under load while one neuron dies and the other is
 cut off. Every request is answered or told the truth, and nothing is left of it all once they are back.
+
+`nox -s chaos` plays it five times, and holds the streams that are cut to their ten seconds.
 """
 
 from __future__ import annotations
@@ -7,27 +9,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from tests.support.chat import Answer, Chat, chatting
+from tests.support.chat import Answer, Chat, Stream, chatting
 from tests.support.daemons import GatewayProcess, NeuronProcess
 from tests.support.host import Host, fleet
 from tests.support.networks import Site, network, why_not
-from tests.support.scale import CHAOS
-from tests.support.until import eventually
+from tests.support.scale import CHAOS, scaled
+from tests.support.until import eventually, until_async
 
 MODELS = ("alder", "birch")
-REPLICA_MB, TOKENS, HOLD_S = 600, 60, 12.0
-USERS = 4  # of each gateway
-SILENT_S, CUT_S = 20.0, 10.0  # until silence is noticed, on a busy machine; goal: streams end within 10 s
+REPLICA_MB, TOKENS, HOLD_S = 600, 30, 12.0
+USERS = 3  # of each gateway
+LONG = 5000  # tokens: a minute and more
+CUT_S = 10.0 if CHAOS else 60.0  # goal: 10 s; a plain run may share its machine
+PATIENCE_S = 60.0
+HINDRANCE = why_not()
 
-pytestmark = [
-    pytest.mark.skipif(not CHAOS, reason="makes hosts of its own and takes half a minute: nox -s chaos"),
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
-]
+pytestmark = pytest.mark.skipif(bool(HINDRANCE), reason=HINDRANCE)
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Users:
 
 def check_true(answer: Answer, seconds: float) -> None:
     """The whole answer, an error before it, or one within it that nobody takes for an end."""
-    assert seconds < HOLD_S + CUT_S + 5.0, answer
+    assert seconds < HOLD_S + CUT_S, answer
     if answer.clean:
         assert answer.usage is not None
         assert answer.usage["completion_tokens"] == TOKENS
@@ -113,13 +116,38 @@ def check_true(answer: Answer, seconds: float) -> None:
         assert answer.status != 503 or 1 <= int(answer.headers["retry-after"]) <= 30, answer
 
 
-async def test_one_neuron_killed_and_one_cut_off_under_load(stage: Stage) -> None:
+async def cut_off(stage: Stage, chats: list[Chat]) -> list[float]:
+    """Pull the cable under an answer through each gateway: after how many seconds each was told."""
+    async with AsyncExitStack() as streams:
+        running = [await streams.enter_async_context(chat.open(MODELS[0], max_tokens=LONG)) for chat in chats]
+        for stream in running:
+            await stream.first()
+        pulled_at = time.monotonic()
+        stage.places["benjy"].unplug()
+
+        async def told_after_s(stream: Stream) -> float:
+            answer = await stream.rest()
+            assert answer.error is not None, answer
+            assert not answer.done, answer
+            return time.monotonic() - pulled_at
+
+        return list(await asyncio.gather(*map(told_after_s, running)))
+
+
+@pytest.mark.parametrize("_", range(scaled(1, 5)))
+async def test_one_neuron_killed_and_one_cut_off_under_load(stage: Stage, _: int) -> None:
     beast = stage.neurons["beast"]
     async with chatting(stage.gateways[0].url) as one, chatting(stage.gateways[1].url) as other:
         users = [Users(one), Users(other)]
 
         async def served(moment: float, what: str) -> None:
-            await eventually(lambda: all(u.served_since(moment) >= USERS for u in users), timeout_s=60, what=what)
+            await until_async(
+                lambda: all(group.served_since(moment) >= USERS for group in users), timeout_s=PATIENCE_S, what=what
+            )
+
+        async def seen(gateway: GatewayProcess, *, up: bool) -> None:
+            what = f"benjy seen as {'up' if up else 'down'}"
+            await eventually(lambda: stage.up(gateway, "benjy") == up, timeout_s=PATIENCE_S, what=what)
 
         async with asyncio.TaskGroup() as tasks:
             for group in users:
@@ -128,23 +156,19 @@ async def test_one_neuron_killed_and_one_cut_off_under_load(stage: Stage) -> Non
             await served(0.0, "answers before anything went wrong")
             await asyncio.to_thread(beast.kill)
             await served(time.monotonic(), "answers from the other neuron alone")
-            cut_at = time.monotonic()
-            stage.places["benjy"].unplug()
+            cut_s = await cut_off(stage, [one, other])
             for gateway in stage.gateways:
-                await eventually(lambda g=gateway: not stage.up(g, "benjy"), timeout_s=SILENT_S, what="silence noticed")  # type: ignore[misc]
+                await seen(gateway, up=False)
             await asyncio.to_thread(beast.restart)
             await served(time.monotonic(), "answers from the one that is back")
             stage.places["benjy"].plug()
             for gateway in stage.gateways:
-                await eventually(lambda g=gateway: stage.up(g, "benjy"), timeout_s=SILENT_S, what="benjy back")  # type: ignore[misc]
+                await seen(gateway, up=True)
             await served(time.monotonic(), "answers with both again")
             for group in users:
                 group.leaving = True
-    answers = [entry for group in users for entry in group.answers]
-    for began, ended, answer in answers:
+    for began, ended, answer in (entry for group in users for entry in group.answers):
         check_true(answer, ended - began)
-    cut = [ended - cut_at for began, ended, answer in answers if began < cut_at < ended and answer.error]
-    assert cut, "somebody's stream ran over the cable that was pulled"
-    assert max(cut) < CUT_S, cut
-    await eventually(lambda: not stage.apart(), what="pictures that are true")
-    await eventually(lambda: stage.held() == 0, what="no ghosts")
+    assert max(cut_s) < CUT_S, cut_s
+    await eventually(lambda: stage.held() == 0, timeout_s=PATIENCE_S, what="no ghosts")
+    await eventually(lambda: not stage.apart(), timeout_s=PATIENCE_S, what="pictures that are true")
