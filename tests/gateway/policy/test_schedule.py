@@ -12,11 +12,11 @@ from msgspec import structs
 from cortex_core.fleet import Demand, Failure, Replicas, State
 from cortex_gateway.policy import turns
 from cortex_gateway.policy.picture import Intent, Picture
+from cortex_gateway.policy.refuse import Refuse
 from cortex_gateway.policy.schedule import (
     NEURON_PATIENCE_S,
     Action,
     Backlog,
-    Refuse,
     Serve,
     Swap,
     hosts,

@@ -21,7 +21,8 @@ from cortex_gateway.commands import OperatorCommands, Refused, Unreachable
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.policy.explain import explain
 from cortex_gateway.policy.placement import candidates
-from cortex_gateway.policy.schedule import Swap, cannot_fit
+from cortex_gateway.policy.refuse import cannot_fit
+from cortex_gateway.policy.schedule import Swap
 
 
 class Steering:
@@ -50,8 +51,7 @@ class Steering:
             if any(candidate.possible for candidate in considered):
                 reasons = "; ".join(f"{c.neuron}: {c.reason}" for c in considered)
                 raise CortexError("no_capacity", f"{command.model} cannot be loaded now: {reasons}")
-            refused = cannot_fit(command.model, considered)
-            raise CortexError(refused.kind, refused.message, details=refused.details)
+            raise cannot_fit(command.model, considered).error()
         record = await self._dispatcher.spawn(
             Swap(model=command.model, candidate=considered[0], reason="operator", considered=considered), picture
         )

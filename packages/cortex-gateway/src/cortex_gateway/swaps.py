@@ -13,7 +13,8 @@ from cortex_core.neuron_api import LoadRequest, Refusal, UnloadRequest, Victim
 from cortex_gateway.commands import Commands, Refused, Unreachable
 from cortex_gateway.policy.picture import Intent, Key, Picture
 from cortex_gateway.policy.placement import Candidate, candidates
-from cortex_gateway.policy.schedule import Refuse, Swap, intend
+from cortex_gateway.policy.refuse import Refuse
+from cortex_gateway.policy.schedule import Swap, intend
 from cortex_gateway.policy.survey import DRAIN
 from cortex_gateway.policy.transitions import Answered
 from cortex_gateway.policy.upkeep import LetGo
@@ -21,7 +22,6 @@ from cortex_gateway.policy.upkeep import LetGo
 if TYPE_CHECKING:
     from cortex_gateway.dispatcher import Dispatcher
 
-PAUSE_S, PAUSE_MAX_S = 0.1, 5.0  # after a refusal, doubled with each further one
 UNREACHABLE_S = 1.0
 FINAL = {"model_cannot_fit": "model_cannot_fit", "bad_request": "model_unusable"}  # a neuron's code → a client's error
 DRAIN_S = 120.0  # what a busy victim's requests are given to end by themselves
@@ -53,7 +53,6 @@ class Swaps:
         self._commands = commands
         self._intents: dict[str, Intent] = {}
         self._needs_mb: dict[str, int] = {}
-        self._refusals: dict[Key, int] = {}  # in a row
         self._cannot_fit: dict[Key, str] = {}  # (neuron, model) → the instance that said so
 
     @property
@@ -63,14 +62,6 @@ class Swaps:
     @property
     def needs_mb(self) -> Mapping[str, int]:
         return self._needs_mb
-
-    def patience_s(self, key: Key) -> float:
-        """How long to leave one alone that refused: the longer, the more often in a row."""
-        times = self._refusals[key] = self._refusals.get(key, 0) + 1
-        return float(min(PAUSE_S * 2 ** (times - 1), PAUSE_MAX_S))
-
-    def forgive(self, key: Key) -> None:
-        self._refusals.pop(key, None)
 
     def begin(self, action: Swap | LetGo, picture: Picture) -> Coroutine[None, None, SwapRecord]:
         """Register what was decided, at once, and return what does it."""
@@ -101,7 +92,7 @@ class Swaps:
             error, message = "unreachable", str(gone)
             self._dispatcher.pause((intent.neuron, intent.model), UNREACHABLE_S)
         else:
-            self.forgive((intent.neuron, intent.model))
+            self._dispatcher.forgive((intent.neuron, intent.model))
             if operation.replica is not None:
                 self._believe(intent.neuron, neuron.instance_id, operation.replica)
         finally:

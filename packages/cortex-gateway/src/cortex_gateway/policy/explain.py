@@ -7,7 +7,8 @@ from cortex_core.gateway_api import Explanation, Place
 from cortex_gateway.policy import turns
 from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.placement import Candidate, candidates
-from cortex_gateway.policy.schedule import Backlog, Refuse, Swap, pick, place
+from cortex_gateway.policy.refuse import Refuse
+from cortex_gateway.policy.schedule import Backlog, Swap, pick, place
 from cortex_gateway.policy.survey import DRAIN
 
 

@@ -6,10 +6,9 @@ first would evict what the second could use now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from msgspec import Struct, structs, to_builtins
+from msgspec import Struct, structs
 
 from cortex_core.fleet import Neuron, Profile, Replica, Share
 from cortex_gateway.policy import turns
@@ -18,6 +17,7 @@ from cortex_gateway.policy.breaker import state
 from cortex_gateway.policy.picture import Intent, Key, Picture
 from cortex_gateway.policy.placement import Candidate, candidates, could_hold, first
 from cortex_gateway.policy.recovery import COMING
+from cortex_gateway.policy.refuse import Refuse, cannot_fit
 from cortex_gateway.policy.survey import DRAIN, EVICT, FREE
 
 NEURON_PATIENCE_S = 30.0
@@ -52,16 +52,6 @@ class Swap(Struct, frozen=True, kw_only=True):
     candidate: Candidate
     reason: str = "waiters"
     considered: tuple[Candidate, ...] = ()  # the places that were looked at closely, the chosen one first
-
-
-class Refuse(Struct, frozen=True, kw_only=True):
-    """Tell every waiter of the model why it cannot be served."""
-
-    model: str
-    kind: str  # of cortex_core.errors
-    message: str
-    retry_after_s: float | None = None
-    details: Mapping[str, Any] = {}
 
 
 Action = Serve | Swap | Refuse
@@ -199,21 +189,6 @@ def place(picture: Picture, backlog: Backlog) -> Swap | Refuse | None:
         message = f"no neuron that could serve {backlog.model} is up"
         return Refuse(model=backlog.model, kind="no_neuron", message=message)
     return None
-
-
-def cannot_fit(model: str, considered: tuple[Candidate, ...]) -> Refuse:
-    """The final no, with the numbers."""
-    if not considered:
-        return Refuse(model=model, kind="no_neuron", message="no neuron is configured")
-    reasons = "; ".join(f"{c.neuron}: {c.reason}" for c in considered)
-    details = {
-        "need_mb": max(c.need_mb for c in considered),
-        "neurons": [
-            {"neuron": c.neuron, "reason": c.reason, "need_mb": c.need_mb, "devices": to_builtins(c.devices)}
-            for c in considered
-        ],
-    }
-    return Refuse(model=model, kind="model_cannot_fit", message=f"{model} cannot fit: {reasons}", details=details)
 
 
 def _another(picture: Picture, backlog: Backlog) -> Swap | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
-from cortex_core.fleet import Neuron
+from cortex_core.fleet import HOLDS_MEMORY, Neuron
 from cortex_gateway.policy.eviction import ITS_TURN, must_stay, return_cost_s
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 FREE, EVICT, DRAIN = range(3)
 """How dear a place is: nothing leaves, what is idle leaves, what is busy leaves once its requests have ended."""
+
+STALE_MOST = 40
+CATCH_UP = 2
+"""So many surveys may be void at once, for a plan to make anew; whoever makes one more void makes two of them anew."""
 
 Rank = tuple[bool, int, float, int, int]
 """Less is better: elsewhere than pinned, tier, price of those who leave, victims, -free MB."""
@@ -34,38 +39,44 @@ class Survey:
     __slots__ = ("free_mb", "idle", "least", "most_mb", "turned", "until")
 
     def __init__(self, picture: Picture, neuron: Neuron) -> None:
+        by_cost = picture.strategy == "cost"
         free = {device.id: device.memory_mb - device.used_by_others_mb for device in neuron.devices}
         idle_mb, turned_mb = dict.fromkeys(free, 0), dict.fromkeys(free, 0)
-        idle = turned = self.until = inf
+        idle = turned = until = inf
         self.idle: list[int] = []
         self.turned: list[int] = []
         for place, replica in enumerate(neuron.replicas):
             stays = must_stay(picture, neuron, replica)
             is_idle = not stays and picture.is_idle(neuron, replica)
-            for share in replica.devices if replica.holds_memory else ():
-                if share.id in free:
-                    free[share.id] -= share.memory_mb
-                    turned_mb[share.id] += 0 if stays else share.memory_mb
-                    idle_mb[share.id] += share.memory_mb if is_idle else 0
+            if replica.state in HOLDS_MEMORY:
+                for share in replica.devices:
+                    device, mb = share.id, share.memory_mb
+                    if device in free:
+                        free[device] -= mb
+                        if not stays:
+                            turned_mb[device] += mb
+                            if is_idle:
+                                idle_mb[device] += mb
             if not stays:
                 # Ages move with every report, so by `lru` and `priority` nothing is known of a place beforehand.
-                dear = return_cost_s(neuron, replica) if picture.strategy == "cost" else -inf
+                dear = return_cost_s(neuron, replica) if by_cost else -inf
                 self.turned.append(place)
                 turned = min(turned, dear)
                 if is_idle:
                     self.idle.append(place)
                     idle = min(idle, dear)
             elif stays is ITS_TURN:
-                self.until = min(self.until, neuron.at + replica.evictable_in_s)
+                until = min(until, neuron.at + replica.evictable_in_s)
         for device in picture.busy_devices(neuron.name):
             free.pop(device, None)
-        self.free_mb = free
+        most_free = most_idle = most_turned = -1
+        for device, mb in free.items():
+            most_free = max(most_free, mb)
+            most_idle = max(most_idle, mb + idle_mb[device])
+            most_turned = max(most_turned, mb + turned_mb[device])
+        self.free_mb, self.until = free, until
         self.least = (0.0, idle, turned)
-        self.most_mb = (
-            max(free.values(), default=-1),
-            max((mb + idle_mb[device] for device, mb in free.items()), default=-1),
-            max((mb + turned_mb[device] for device, mb in free.items()), default=-1),
-        )
+        self.most_mb = (most_free, most_idle, most_turned)
 
     def bound(self, share_mb: int, most: int) -> tuple[int, float, int, int] | None:
         """Tier, price, victims and -free MB of the best that the neuron could be, or None: not within the tier `most`.
@@ -84,28 +95,45 @@ class Survey:
 class Surveys:
     """Those of many neurons, kept over decisions until something about a neuron changes: whoever changes it says so."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_kept", "_stale")
 
     def __init__(self) -> None:
         self._kept: dict[str, Survey] = {}
+        self._stale: dict[str, None] = {}  # neurons whose survey is void, the first to become so first
 
     def of(self, picture: Picture, neuron: Neuron) -> Survey:
         found = self._kept.get(neuron.name)
         if found is None or picture.now >= found.until:
             found = self._kept[neuron.name] = Survey(picture, neuron)
+            self._stale.pop(neuron.name, None)
         return found
 
     def forget(self, neuron: str) -> None:
-        """A lease, a swap or its state changed."""
+        """A lease, a swap or its state changed. `catch_up` follows."""
         self._kept.pop(neuron, None)
+        self._stale[neuron] = None
+
+    @property
+    def stale(self) -> int:
+        """How many a plan would make anew."""
+        return len(self._stale)
+
+    def catch_up(self, picture: Callable[[], Picture]) -> None:
+        """Nobody may have needed them for hours: then the first plan would be as slow as the fleet is large."""
+        if self.stale > STALE_MOST:
+            now = picture()
+            for name in tuple(islice(self._stale, CATCH_UP)):
+                self.of(now, now.fleet.neurons[name])
 
     def forget_all(self) -> None:
+        """What holds for every neuron changed: the catalogue. Reading it took longer than making them all anew will."""
+        self._stale.update(dict.fromkeys(self._kept))
         self._kept.clear()
 
     def heard(self, before: Neuron, after: Neuron) -> bool:
         """It told of itself. Whether that changes what could be decided: most of what comes every second does not."""
         if not _are_alike(before, after):
-            self._kept.pop(after.name, None)
+            self.forget(after.name)
             return True
         if after.name in self._kept:
             turns = (after.at + replica.evictable_in_s for replica in after.replicas if replica.evictable_in_s)
