@@ -24,6 +24,7 @@ FOUND = {
     112: "a link polled a dead neuron without waiting",
     1476: "a connection was severed twice in one moment",
     5000468: "a load overtook the requests that had just been sent to its victim",
+    9001: "a replica that a cordon had kept from its waiters was let go as idle when the cordon ended",
     5001528: "models that are to be kept, and do not fit together, took turns for ever while another waited",
 }
 """Seeds that failed once, and what they found. The draw has changed since for some: they cost nothing."""

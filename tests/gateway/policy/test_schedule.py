@@ -171,6 +171,13 @@ def test_what_waits_elsewhere_has_its_turn_through_us(their_age_s: float, ours: 
     assert brief(schedule(seen, [waits(model, oldest=990.0) for model in ours])) == decided
 
 
+def test_a_neuron_that_is_down_tells_of_nobody_who_waits() -> None:
+    """Its last word would be demand for ever: the others' models would be loaded for nobody."""
+    gone = neuron("n2", up=False, demand={"gw2": {"m2": Demand(1, 50.0)}}, at=1000.0)
+    seen = picture(neuron("n1", at=1000.0), gone, profiles=PROFILES, now=1000.0, gateway="gw1")
+    assert brief(schedule(seen, [waits("m1", oldest=990.0)])) == ["load m1 on n1"]
+
+
 def test_what_came_to_another_gateway_just_now_is_left_to_it() -> None:
     here = neuron("n1", demand={"gw2": {"m2": Demand(1, 2.0)}}, at=1000.0)
     seen = picture(here, profiles=PROFILES, now=1000.0, gateway="gw1")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cortex_core.fleet import Failure, Profile, Replicas, State
+from cortex_core.fleet import Demand, Failure, Profile, Replicas, State
 from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.schedule import Swap
 from cortex_gateway.policy.upkeep import EXTRA_TURNS, LetGo, upkeep
@@ -29,6 +29,8 @@ KEPT = profile("m1", replicas=Replicas(1, 2))
 BRIEF = profile("m1", ttl_s=30.0)
 FAILED = Failure(model="m1", digest=PINNED.digest, scope="device", code="oom", retry_in_s=5.0)
 
+THEIRS = {"gw2": {"m1": Demand(1, 5.0)}}
+
 CASES: list[tuple[str, Profile, tuple[Any, ...], list[str]]] = [
     ("nothing is asked", profile("m1"), (neuron("n1", replica("m1")),), []),
     ("pinned", PINNED, (neuron("n1"), neuron("n2")), ["load m1 on n2: pinned"]),
@@ -44,6 +46,8 @@ CASES: list[tuple[str, Profile, tuple[Any, ...], list[str]]] = [
     ("at least one, which loads", KEPT, (neuron("n1", replica("m1", state=State.LOADING)),), []),
     ("idle past its time", BRIEF, (neuron("n1", replica("m1", idle_s=30.0)),), ["let m1 on n1 go: idle for 30 s"]),
     ("idle, not for so long", BRIEF, (neuron("n1", replica("m1", idle_s=29.0)),), []),
+    ("idle, and loaded a moment ago", BRIEF, (neuron("n1", replica("m1", evictable_in_s=2.0)),), []),
+    ("idle, and waited for at another gateway", BRIEF, (neuron("n1", replica("m1"), demand=THEIRS),), []),
     ("not idle", BRIEF, (neuron("n1", replica("m1", in_flight=1)),), []),
     ("idle and pinned by hand", BRIEF, (neuron("n1", replica("m1", pinned=True)),), []),
     ("idle and the least that is kept", profile("m1", ttl_s=30.0, replicas=Replicas(1, 1)),

@@ -151,7 +151,7 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
         """Model → since when the oldest of those that wait at other gateways does (monotonic, ours)."""
         oldest: dict[str, float] = {}
         for neuron in self.fleet.neurons.values():
-            for gateway, models in neuron.demand.items():
+            for gateway, models in neuron.demand.items() if neuron.up else ():  # else it told that long ago
                 if gateway != self.gateway:
                     for model, demand in models.items():
                         since = neuron.at - demand.oldest_wait_s

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from cortex_core.fleet import Neuron, Profile, Replica, State
-from cortex_gateway.policy.eviction import is_pinned
+from cortex_gateway.policy.eviction import is_pinned, may_leave
 from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.placement import first
 from cortex_gateway.policy.schedule import Swap, with_intent
@@ -27,10 +27,11 @@ class LetGo(Struct, frozen=True, kw_only=True):
 
 
 def upkeep(picture: Picture, wanted: Collection[str]) -> list[Swap | LetGo]:
-    """What to load and what to let go by the profiles alone. `wanted`: models with waiters, which come first."""
+    """What to load and what to let go by the profiles alone. `wanted`: models with waiters here. They come first, and
+    those of other gateways as well: the moment in which a place is free for them is not the one to end it."""
     actions: list[Swap | LetGo] = []
     for profile in picture.fleet.profiles.values():
-        if profile.id in wanted:
+        if profile.id in wanted or profile.id in picture.elsewhere:
             continue
         for swap in _kept(picture, profile):
             actions.append(swap)
@@ -75,7 +76,7 @@ def _let_go(picture: Picture, profile: Profile) -> list[LetGo]:
 
 
 def _why_go(picture: Picture, profile: Profile, neuron: Neuron, replica: Replica, count: int) -> str:
-    if not picture.is_idle(neuron, replica) or (neuron.name, replica.id) in picture.condemned:
+    if may_leave(picture, neuron, replica):
         return ""
     idle_s = picture.idle_s(neuron, replica)
     if profile.ttl_s and idle_s >= profile.ttl_s:
