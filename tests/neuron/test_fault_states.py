@@ -195,7 +195,7 @@ def no_model_folder(config: NeuronConfig) -> NeuronConfig:
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (no_engine, "no engine here: install"),
+        (no_engine, "no engine here: run neuron-setup"),
         (no_such_device, "cuda:7 is not on this host"),
         (no_model_folder, "models_dir /nowhere is not there"),
     ],
@@ -203,7 +203,7 @@ def no_model_folder(config: NeuronConfig) -> NeuronConfig:
 async def test_what_is_missing_from_the_beginning_is_told(
     short_path: Path, spoil: Callable[[NeuronConfig], NeuronConfig], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuron.owners.engine_version", lambda: "")  # as where none is installed
+    monkeypatch.setattr("neuron.installed.PACKAGES", ())  # as where none is installed
     config = sim_config(short_path)
     config = replace(config, engine=replace(config.engine, kind="vllm"))
     async with stage(spoil(config), short_path) as at:

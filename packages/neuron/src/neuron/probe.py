@@ -71,7 +71,7 @@ class Prober:
         if self._tried:
             return self._nvml
         self._tried = True
-        if not _driver_present():
+        if not driver_present():
             self._reason = "no NVIDIA driver on this host"
             return None
         try:
@@ -88,7 +88,7 @@ class Prober:
         return pynvml
 
 
-def _driver_present() -> bool:
+def driver_present() -> bool:
     """Spares a machine without a card the library's 3 MB."""
     return Path("/dev/nvidiactl").exists() or Path("/proc/driver/nvidia").exists() or Path("/dev/dxg").exists()
 
