@@ -23,6 +23,7 @@ LOCKS = {  # name: what is wanted, where the lock lies, whether torch is PyPI's
     "gateway": ("gateway.in", Path("packages/cortex-gateway/requirements.lock"), False),
     "cli": ("cli.in", Path("packages/cortex-cli/requirements.lock"), False),
     "neuron": ("neuron.in", Path("packages/neuron/requirements.lock"), False),
+    "build": ("build.in", Path("rpm/build.lock"), False),
     "cpu": ("cpu.in", Path("packages/neuron/src/neuron/setup/cpu.lock"), False),
     "cuda": ("cuda.in", Path("packages/neuron/src/neuron/setup/cuda.lock"), True),
 }
@@ -113,6 +114,18 @@ def train(session: nox.Session) -> None:
     """Train the tiny model with its whole budget; every skill must reach an accuracy of 0.95."""
     out = Path(session.create_tmp()) / "checkpoint"
     session.run(with_engine(session), "-m", "tools.tinymodel", "train", str(out), "--check", "0.95", external=True)
+
+
+@nox.session(venv_backend="none")
+def reference(session: nox.Session) -> None:
+    """Write packages/*/REFERENCE.md and rpm/*.toml anew from the code. A test compares them."""
+    session.run(with_engine(session), "-m", "tools.docs", "reference", external=True)
+
+
+@nox.session(venv_backend="none")
+def rpm(session: nox.Session) -> None:
+    """Build the packages and prove them in a root of their own; `-- --long` with the real engine too."""
+    session.run("python3", "-m", "tools.rpm", *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")

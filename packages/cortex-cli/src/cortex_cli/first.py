@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from cortex_cli.failures import Failure
 from cortex_core.config import Catalogue, CortexConfig, NeuronConfig
-from cortex_core.config.described import NOT_SHOWN, Key, keys
+from cortex_core.config.described import NOT_SHOWN, Key, keys, toml
 from cortex_core.neuron_api import Discovery
 
 WIDTH = 118  # what fits into 120 columns when it is commented out
@@ -145,23 +143,3 @@ def _lines(key: Key, value: Any) -> list[str]:
     line = f"{key.name} = {toml(value)}"
     one = f"{line}  # {key.description}" if key.description else line
     return [one] if len(one) <= WIDTH else [f"# {key.description}", line]
-
-
-def toml(value: Any) -> str:
-    """A value on one line."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
-        case Mapping():
-            inside = ", ".join(f"{_name(key)} = {toml(one)}" for key, one in value.items())
-            return f"{{ {inside} }}" if inside else "{}"
-        case Sequence():
-            return f"[{', '.join(map(toml, value))}]"
-        case _:
-            return str(value)
-
-
-def _name(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml(key)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CONFIG = Path("/etc/cortex/cortex.toml")
 MODELS = Path("/etc/cortex/models.toml")
+FIRST_FD = 3  # sd_listen_fds(3)
 
 
 @click.command()
@@ -42,7 +43,18 @@ def serve(context: click.Context, config: Path | None, processes: int | None) ->
     if processes:
         gateway = msgspec.structs.replace(settings.gateway, processes=processes)
         settings = msgspec.structs.replace(settings, gateway=gateway)
-    context.exit(main(settings, catalogue))
+    context.exit(main(activated(settings), catalogue))
+
+
+def activated(settings: CortexConfig) -> CortexConfig:
+    """With what systemd listens on for us (cortex.socket) in place of the addresses: clients first, metrics second."""
+    import os
+
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return settings
+    passed = range(int(os.environ.get("LISTEN_FDS", "0")))
+    addresses = {name: f"fd:{FIRST_FD + fd}" for fd, name in zip(passed, ("listen", "metrics_listen"), strict=False)}
+    return msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, **addresses))
 
 
 def configuration(path: Path | None) -> tuple[CortexConfig, Catalogue]:

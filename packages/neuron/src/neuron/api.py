@@ -61,18 +61,22 @@ class Api:
     # Reports
 
     async def version(self, _request: Request, send: Send) -> None:
+        """Build, API versions and features."""
         await respond_json(send, 200, self._reports.version())
 
     async def health(self, _request: Request, send: Send) -> None:
+        """What is true of this neuron and of each replica, and what is wrong."""
         await respond_json(send, 200, self._reports.health())
 
     async def alive(self, _request: Request, send: Send) -> None:
         await respond_json(send, 200, self._reports.alive())
 
     async def discovery(self, _request: Request, send: Send) -> None:
+        """The host, its devices, engines and checkpoints."""
         await respond_json(send, 200, self._reports.discovery())
 
     async def models(self, _request: Request, send: Send) -> None:
+        """The report that gateways act on: replicas, what was learned, failures, demand."""
         await respond_json(send, 200, self._reports.report())
 
     async def served(self, _request: Request, send: Send) -> None:
@@ -83,9 +87,11 @@ class Api:
         await respond_json(send, 200, {"object": "list", "data": data})
 
     async def metrics(self, _request: Request, send: Send) -> None:
+        """This neuron's and its engines' metrics."""
         await respond(send, 200, await self._telemetry.render(), (), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def finished(self, request: Request, send: Send) -> None:
+        """The last requests of a gateway that ended, with their exact usage."""
         query = request.query
         gateway = query.get("gateway") or request.header(GATEWAY) or ""
         after = query.get("after", "0")
@@ -94,6 +100,7 @@ class Api:
         await respond_json(send, 200, self._hub.finished_after(gateway, int(after)))
 
     async def events(self, request: Request, send: Send) -> None:
+        """A snapshot, then what changes, and a heartbeat each second; server-sent events."""
         if self._hub.readers >= READERS_MOST:
             raise Refused("full", f"{READERS_MOST} readers follow already", retry_in_s=1.0)
         gateway = request.query.get("gateway") or request.header(GATEWAY) or ""
@@ -115,31 +122,38 @@ class Api:
     # Commands
 
     async def load(self, request: Request, send: Send) -> None:
+        """Load a model, letting the named replicas go."""
         command = await decoded(request, LoadRequest)
         await self._supervisor.before(command)
         running = self._supervisor.load(command)
         await self._answer(running, request, send, wait=command.wait, deadline_s=command.deadline_s)
 
     async def unload(self, request: Request, send: Send) -> None:
+        """Let a replica go."""
         command = await decoded(request, UnloadRequest)
         await self._answer(self._supervisor.unload(command), request, send, wait=command.wait)
 
     async def sleep(self, request: Request, send: Send) -> None:
+        """501: no engine here can sleep."""
         await self._answer(self._supervisor.sleep(await decoded(request, SleepRequest)), request, send)
 
     async def wake(self, request: Request, send: Send) -> None:
         await self._answer(self._supervisor.wake(await decoded(request, SleepRequest)), request, send)
 
     async def pin(self, request: Request, send: Send) -> None:
+        """Keep a model loaded, over restarts too."""
         await self._answer(self._standing.pin(await decoded(request, PinRequest)), request, send)
 
     async def cordon(self, request: Request, send: Send) -> None:
+        """No new requests and no loads, over restarts too."""
         await self._answer(self._standing.cordon(await decoded(request, CordonRequest), True), request, send)
 
     async def uncordon(self, request: Request, send: Send) -> None:
+        """Work again."""
         await self._answer(self._standing.cordon(await decoded(request, CordonRequest), False), request, send)
 
     async def demand(self, request: Request, send: Send) -> None:
+        """What a gateway has waiting; lives 3 s."""
         self._standing.demand(await decoded(request, DemandRequest))
         await respond(send, 204, b"")
 

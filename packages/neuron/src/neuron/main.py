@@ -15,12 +15,22 @@ DEFAULT_CONFIG = Path("/etc/neuron/neuron.toml")
 CONFIG_ERROR = 3  # exit code; a service manager must not restart what cannot start
 
 
+def parser() -> argparse.ArgumentParser:
+    """Also what the manual page is made from."""
+    made = argparse.ArgumentParser(
+        prog="neuron",
+        description="The daemon of one GPU host in a cortex fleet. It loads and unloads models and runs vLLM in "
+        "processes of its own.",
+        epilog="Exit codes: 0 ended, 3 configuration invalid or an address or folder that cannot be used.",
+    )
+    made.add_argument("--config", type=Path, help=f"neuron.toml (default: {DEFAULT_CONFIG} if it is there)")
+    made.add_argument("--check", action="store_true", help="say whether the configuration can be used, and end")
+    made.add_argument("--version", action="version", version=f"neuron {build()}")
+    return made
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="neuron", description="cortex: the daemon of one GPU host")
-    parser.add_argument("--config", type=Path, help=f"neuron.toml (default: {DEFAULT_CONFIG} if it is there)")
-    parser.add_argument("--check", action="store_true", help="say whether the configuration can be used, and end")
-    parser.add_argument("--version", action="version", version=f"neuron {build()}")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     try:
         config = load_neuron(path)

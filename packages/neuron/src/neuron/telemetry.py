@@ -28,6 +28,15 @@ DEVICE_METRICS: tuple[tuple[str, str, Callable[[Device], float | None]], ...] = 
     ("neuron_device_temperature_celsius", "Temperature of a device.", lambda d: d.temperature_c),
     ("neuron_device_power_watts", "Power that a device draws.", lambda d: d.power_w),
 )
+HELP = {name: text for name, text, _ in DEVICE_METRICS} | {
+    "neuron_build_info": "1, labelled with the version.",
+    "neuron_resident_memory_bytes": "Memory of the daemon itself.",
+    "neuron_device_memory_held_bytes": "Memory that replicas hold or are promised.",
+    "neuron_replica_state": "1 for the state that a replica is in.",
+    "neuron_replica_in_flight": "Requests that hold a lease.",
+    "neuron_replica_queue": "Requests that wait for a lease.",
+}
+"""Every metric of the neuron's own, all of them gauges."""
 
 
 class Telemetry:
@@ -44,17 +53,16 @@ class Telemetry:
     def _own(self) -> list[Family]:
         held = self._replicas.held_mb()
         families = [
-            _gauge("neuron_build_info", "1, labelled with the version.", [({"version": build()}, 1.0)]),
-            _gauge("neuron_resident_memory_bytes", "Memory of the daemon itself.", [({}, rss_mb() * MEBIBYTE)]),
+            _gauge("neuron_build_info", [({"version": build()}, 1.0)]),
+            _gauge("neuron_resident_memory_bytes", [({}, rss_mb() * MEBIBYTE)]),
         ]
         devices = self._host.devices(held)
-        for name, text, read in DEVICE_METRICS:
+        for name, _, read in DEVICE_METRICS:
             found = [({"device": device.id}, value) for device in devices if (value := read(device)) is not None]
-            families.append(_gauge(name, text, found))
+            families.append(_gauge(name, found))
         families.append(
             _gauge(
                 "neuron_device_memory_held_bytes",
-                "Memory that replicas hold or are promised.",
                 [({"device": device.id}, float(held.get(device.id, 0) * MEBIBYTE)) for device in devices],
             )
         )
@@ -62,17 +70,14 @@ class Telemetry:
         families += [
             _gauge(
                 "neuron_replica_state",
-                "1 for the state that a replica is in.",
                 [({"model": r.model, "replica": r.id, "state": r.state.value}, 1.0) for r in replicas],
             ),
             _gauge(
                 "neuron_replica_in_flight",
-                "Requests that hold a lease.",
                 [({"model": r.model, "replica": r.id}, float(r.in_flight)) for r in replicas],
             ),
             _gauge(
                 "neuron_replica_queue",
-                "Requests that wait for a lease.",
                 [({"model": r.model, "replica": r.id}, float(r.queue)) for r in replicas],
             ),
         ]
@@ -90,5 +95,7 @@ async def scrape(client: Client, timeout_s: float = SCRAPE_S) -> str:
         return ""
 
 
-def _gauge(name: str, text: str, found: list[tuple[dict[str, str], float]]) -> Family:
-    return Family(name=name, kind="gauge", help=text, samples=[sample(name, labels, value) for labels, value in found])
+def _gauge(name: str, found: list[tuple[dict[str, str], float]]) -> Family:
+    return Family(
+        name=name, kind="gauge", help=HELP[name], samples=[sample(name, labels, value) for labels, value in found]
+    )

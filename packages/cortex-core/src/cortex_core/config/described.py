@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -102,3 +103,23 @@ def _default(field: inspect.Field) -> Any:
 
 def _says(kind: inspect.Type) -> str:
     return str((kind.extra_json_schema or {}).get("description", "")) if isinstance(kind, inspect.Metadata) else ""
+
+
+def toml(value: Any) -> str:
+    """A value on one line."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+        case Mapping():
+            inside = ", ".join(f"{_name(key)} = {toml(one)}" for key, one in value.items())
+            return f"{{ {inside} }}" if inside else "{}"
+        case Sequence():
+            return f"[{', '.join(map(toml, value))}]"
+        case _:
+            return str(value)
+
+
+def _name(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml(key)

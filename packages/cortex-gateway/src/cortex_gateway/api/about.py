@@ -65,6 +65,7 @@ class About:
         )
 
     async def root(self, _: Request) -> Response:
+        """Name and version. Claude Code asks for it first."""
         return self._json({"name": "cortex", "version": self._version})
 
     async def health(self, _: Request) -> Response:
@@ -81,6 +82,7 @@ class About:
         return self._json(health, 200 if healthy else 503)
 
     async def models(self, request: Request) -> Response:
+        """The models that can be served, loaded or not. Anthropic's shape for who sends `anthropic-version`."""
         every = listing.with_aliases(self._merged.models(self._dispatcher.fleet), self._names)
         if _is_anthropics(request):
             asked = request.query_params
@@ -89,6 +91,7 @@ class About:
         return self._json(ModelList(data=every))
 
     async def model(self, request: Request) -> Response:
+        """One model by any of its names."""
         found = self._model(request.path_params["model"], request)
         return self._json(listing.anthropic(found) if _is_anthropics(request) else found)
 
@@ -101,9 +104,11 @@ class About:
         return self._json(listing.props(self._model(name, request), self._version))
 
     async def not_stored(self, _: Request) -> Response:
+        """404: responses are not stored here."""
         raise CortexError("not_found", "responses are not stored here")
 
     async def nowhere(self, _: Request) -> Response:
+        """501: responses are not compacted here."""
         raise CortexError("unsupported", "responses are not compacted here: send the whole conversation in `input`")
 
     def _model(self, name: str, request: Request) -> Model:
@@ -117,6 +122,7 @@ class About:
         return listing.alias(found, name)
 
     async def fleet(self, _: Request) -> Response:
+        """The whole picture: neurons, devices, replicas, models, what waits."""
         fleet = self._dispatcher.fleet
         return self._json(
             FleetView(

@@ -49,6 +49,7 @@ def routes(steering: Steering, ids: Ids) -> list[Route]:
             headers = {REQUEST_ID_HEADER: ids.next()}
             return Response(msgspec.json.encode(result), 200, headers, "application/json")
 
+        handle.__doc__ = kind.__doc__  # for the reference
         return Route(path, handle, methods=["POST"])
 
     return [

@@ -1,0 +1,63 @@
+"""python -m tools.rpm [--long] [--python /usr/bin/python3] | srpm SPEC OUTDIR
+
+Builds the packages, then proves them in a root of their own. Needs rpmbuild, createrepo_c and dnf; rpmlint, systemd and
+firewalld make it prove more. `--long` also installs the real engine in the root, and has it answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.rpm import build
+from tools.rpm.steps import tool
+
+INSIDE = "CORTEX_RPM_NAMESPACE"
+OTHER_PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools.rpm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("srpm", nargs="*", metavar="srpm SPEC OUTDIR", help="only a source package, for COPR")
+    parser.add_argument("--long", action="store_true", help="the real engine too: 3 GB and some minutes")
+    parser.add_argument("--python", default="/usr/bin/python3", help="the distribution's own")
+    options = parser.parse_args()
+    python = str(Path(options.python).resolve())
+    if options.srpm:
+        _, spec, out = options.srpm
+        return srpm(spec.removesuffix(".spec").rpartition("/")[2], Path(out), python)
+    if not os.environ.get(INSIDE):
+        return in_a_namespace(network=options.long)  # which fetches the engine
+    from tools.rpm.prove import prove
+
+    with tempfile.TemporaryDirectory(prefix="cortex-rpm-", dir="/tmp") as folder:
+        return prove(Path(folder), python, long=options.long)
+
+
+def in_a_namespace(*, network: bool) -> int:
+    """This command again, with mounts of its own, and a network where the real ports are free."""
+    rootless = ["--map-root-user", "--map-auto"] if os.geteuid() else []
+    arguments = [tool("unshare", "util-linux"), *rootless, "--mount", "--propagation=private"]
+    if not network:
+        arguments += ["--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+    arguments += [sys.executable, "-m", "tools.rpm", *sys.argv[1:]]
+    return os.spawnve(os.P_WAIT, arguments[0], arguments, {**os.environ, INSIDE: "1"})  # noqa: S606 - ourselves
+
+
+def srpm(spec: str, out: Path, python: str) -> int:
+    mine = ".".join(map(str, sys.version_info[:2]))
+    with tempfile.TemporaryDirectory(prefix="cortex-rpm-") as folder:
+        path = build.srpm(Path(folder), spec, python, tuple(one for one in OTHER_PYTHONS if one != mine))
+        out.mkdir(parents=True, exist_ok=True)
+        print(shutil.copy(path, out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
