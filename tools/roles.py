@@ -74,14 +74,14 @@ def install(folder: Path, role: Role) -> Installed:
     """A fresh environment with the role, and what its proof printed."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     bare = size_mb(folder)
-    pip = [folder / "bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    pip = [str(folder / "bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     began = time.monotonic()
-    subprocess.run([*pip, *(ROOT / "packages" / name for name in role.packages)], check=True, env=environment())
+    subprocess.run([*pip, *(str(ROOT / "packages" / name) for name in role.packages)], check=True, env=environment())
     seconds = time.monotonic() - began
     program, *arguments = role.proof
     proof = [str(folder / "bin" / program), *arguments]
     done = subprocess.run(proof, capture_output=True, text=True, timeout=60, cwd=folder, check=False, env=environment())
-    listed = [folder / "bin/python", "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
+    listed = [str(folder / "bin/python"), "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
     names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
     wanted = [line.partition("==")[0] for line in names.splitlines()]
     return Installed(
@@ -135,7 +135,7 @@ def both_engines() -> str:
     with tempfile.TemporaryDirectory(prefix="cortex-role-") as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [f"{folder}/bin/python", "-m", "pip", "install", "--dry-run", "--disable-pip-version-check"]
-        wanted = [ROOT / "packages/cortex-core", f"{ROOT}/packages/neuron[cpu,cuda]"]
+        wanted = [f"{ROOT}/packages/cortex-core", f"{ROOT}/packages/neuron[cpu,cuda]"]
         done = subprocess.run(
             [*pip, *wanted], capture_output=True, text=True, timeout=300, check=False, env=environment()
         )
