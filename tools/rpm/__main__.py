@@ -11,9 +11,10 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from tools.rpm import build
+from tools.rpm import build, sources
 from tools.rpm.steps import tool
 
 INSIDE = "CORTEX_RPM_NAMESPACE"
@@ -33,21 +34,22 @@ def main() -> int:
         _, spec, out = options.srpm
         return srpm(spec.removesuffix(".spec").rpartition("/")[2], Path(out), python)
     if not os.environ.get(INSIDE):
-        return in_a_namespace(network=options.long)  # which fetches the engine
+        began = time.monotonic()
+        said = sources.wheelhouse(python)[1]  # while there is a network
+        print(f"  ✓ {'wheels':<12} {time.monotonic() - began:5.1f} s  {said}", flush=True)
+        return in_a_namespace()
     from tools.rpm.prove import prove
 
     with tempfile.TemporaryDirectory(prefix="cortex-rpm-", dir="/tmp") as folder:
         return prove(Path(folder), python, long=options.long)
 
 
-def in_a_namespace(*, network: bool) -> int:
+def in_a_namespace() -> int:
     """This command again, with mounts of its own, and a network where the real ports are free."""
     rootless = ["--map-root-user", "--map-auto"] if os.geteuid() else []
-    arguments = [tool("unshare", "util-linux"), *rootless, "--mount", "--propagation=private"]
-    if not network:
-        arguments += ["--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
-    arguments += [sys.executable, "-m", "tools.rpm", *sys.argv[1:]]
-    return os.spawnve(os.P_WAIT, arguments[0], arguments, {**os.environ, INSIDE: "1"})  # noqa: S606 - ourselves
+    arguments = [tool("unshare", "util-linux"), *rootless, "--mount", "--net", "--propagation=private"]
+    arguments += ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-m", "tools.rpm", *sys.argv[1:]]
+    return os.spawnve(os.P_WAIT, arguments[0], arguments, {**os.environ, INSIDE: str(os.getpid())})  # noqa: S606 - ourselves
 
 
 def srpm(spec: str, out: Path, python: str) -> int:

@@ -39,7 +39,6 @@ def prove(folder: Path, python: str, *, long: bool) -> int:
     abi = run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).strip()
     first: list[Path] = []
     second: list[Path] = []
-    steps.take("wheels", lambda: sources.wheelhouse(python)[1])
     if not steps.take("build", lambda: _build(folder, python, first, 1)):
         return steps.end()
     steps.take("rpmlint", lambda: _rpmlint(first))
@@ -322,7 +321,9 @@ def _engine(root: Root, folder: Path) -> str:
     root.run("chown", "neuron:neuron", "/var/lib/neuron")
     _place_model(root)
     began = time.monotonic()
-    print(root.run("/usr/sbin/neuron-setup", "--engine=cpu", "--yes", timeout_s=900), end="")
+    outside = ["nsenter", f"--net=/proc/{os.environ['CORTEX_RPM_NAMESPACE']}/ns/net"]  # where there is a network
+    setup = root.command(["/usr/sbin/neuron-setup", "--engine=cpu", "--yes"])
+    print(run([*outside, *setup], timeout_s=900), end="")
     built_s = time.monotonic() - began
     status = root.run("/usr/sbin/neuron-setup", "status").strip()
     owner = root.run("stat", "-Lc", "%U", "/var/lib/neuron/engines/current/bin").strip()
