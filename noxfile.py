@@ -89,6 +89,26 @@ def with_engine(session: nox.Session) -> str:
     return str(said).strip().splitlines()[-1]
 
 
+AGENTS = ["@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0", "opencode-ai@1.18.33"]
+
+
+@nox.session(venv_backend="none")
+def clients(session: nox.Session) -> None:
+    """The coding agents from npm against gateway and neuron. With CLIENTS_LONG=1 their cold load takes 400 s."""
+    folder = Path(session.create_tmp()) / "clients"
+    folder.mkdir(exist_ok=True)
+    (folder / "package.json").write_text('{"private": true}')
+    install = ["npm", "install", f"--prefix={folder}", "--no-audit", "--no-fund", "--loglevel=error", *AGENTS]
+    if shutil.which("npm") is None:
+        session.skip("there is no npm here, so no coding agent can be shown")
+    session.run(*install, external=True)
+    session.run(
+        *(with_engine(session), "-m", "pytest", "-rs", "--timeout=1800", *(session.posargs or ["tests/clients"])),
+        external=True,
+        env={"CLIENTS": str(folder.resolve())},
+    )
+
+
 @nox.session(venv_backend="none")
 def architectures(session: nox.Session) -> None:
     """Memory as it is estimated before a load against the engine's own figures, over all architectures."""

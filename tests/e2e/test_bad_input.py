@@ -135,7 +135,7 @@ def _numbers(value: Any) -> list[int]:
 
 
 async def test_what_the_engine_refuses_is_passed_on_in_the_same_envelope(sim: Cluster, chat: Chat) -> None:
-    answer = await chat.ask(BEAST, "word " * 100, max_tokens=1_000_000, stream=False)
+    answer = await chat.ask(BEAST, "word " * 9000, max_tokens=1_000_000, stream=False)
     error = check_refused(answer, 400)
     assert error["code"] == "context_length_exceeded"
     assert "8192" in error["message"]

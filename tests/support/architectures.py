@@ -117,6 +117,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen3-classifier": Architecture("qwen3", _TEXT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
     "bert-embedding": Architecture("bert", _BERT, "AutoModel"),
     "bert-reranker": Architecture("bert", _BERT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
+    "bert-classifier": Architecture("bert", _BERT | {"num_labels": 3}, "AutoModelForSequenceClassification"),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cortex_core.fleet import ModelFacts
 from neuron.engines.base import Engine
 from tests.neuron.engine.conftest import Tiny
 from tests.support.bench import chat, client, events, finished, gone, question
@@ -105,3 +106,10 @@ async def test_cycles_leave_nothing_and_grow_nothing(tiny: Tiny) -> None:
         assert gone(engine)
         assert tiny.bench.left() == []
     assert descriptors() == before
+
+
+async def test_what_translation_needs_is_read_from_the_model_itself(tiny: Tiny) -> None:
+    async with loaded(tiny) as engine:
+        assert engine.facts.model == ModelFacts(
+            context=512, vision=False, system_first=False, accepts_developer=True, thinking_toggle="none", tools=True
+        )

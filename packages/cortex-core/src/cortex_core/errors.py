@@ -20,6 +20,7 @@ class Dialect(enum.StrEnum):
     OPENAI_RESPONSES = "openai-responses"
     ANTHROPIC_MESSAGES = "anthropic-messages"
     OPENAI_EMBEDDINGS = "openai-embeddings"
+    OPENAI_AUDIO = "openai-audio"  # forms with a file
     ENGINE = "engine"  # what engines offer under names of their own: scores, ranks, tokens
 
     __hash__ = str.__hash__  # enum's own is a call of Python code, and dialects are keys on every request's way

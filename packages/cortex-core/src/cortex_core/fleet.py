@@ -159,6 +159,23 @@ class Share(Struct, frozen=True):
     memory_mb: Count
 
 
+class ModelFacts(Struct, frozen=True, kw_only=True):
+    """What translating a request between dialects needs to know of a model.
+
+    The defaults suit a model of which nothing is known: what they send, every chat template takes.
+    """
+
+    context: Count = 0  # tokens; 0: unknown
+    vision: bool = True  # images are kept unless it is known to be blind
+    system_first: bool = True  # its template takes a system message at the very front only
+    accepts_developer: bool = False  # its template knows the role developer
+    reasoning: bool = False  # the engine has a reasoning parser for it
+    thinking_toggle: Literal["", "none", "low"] = ""  # the reasoning_effort that ends its thinking, or is the least
+    thinking_budget: bool = False  # the engine can end its thinking after a number of tokens
+    tools: bool = True  # the engine has a tool parser for it
+    fetches_urls: bool = False  # the neuron may fetch images
+
+
 class Replica(Struct, frozen=True, kw_only=True):
     """A model on a neuron."""
 
@@ -179,6 +196,7 @@ class Replica(Struct, frozen=True, kw_only=True):
     context: int = 0  # tokens
     kv_tokens: int = 0
     tasks: tuple[str, ...] = ()
+    facts: ModelFacts | None = None  # once it is loaded
     adapters: tuple[str, ...] = ()  # models that it serves besides its own
     pinned: bool = False
     tier: Literal["running", "asleep", ""] = ""
@@ -193,23 +211,6 @@ class Replica(Struct, frozen=True, kw_only=True):
 
     def memory_on(self, device: str) -> int:
         return sum(share.memory_mb for share in self.devices if share.id == device) if self.holds_memory else 0
-
-
-class ModelFacts(Struct, frozen=True, kw_only=True):
-    """What translating a request between dialects needs to know of a model.
-
-    The defaults suit a model of which nothing is known: what they send, every chat template takes.
-    """
-
-    context: Count = 0  # tokens; 0: unknown
-    vision: bool = True  # images are kept unless it is known to be blind
-    system_first: bool = True  # its template takes a system message at the very front only
-    accepts_developer: bool = False  # its template knows the role developer
-    reasoning: bool = False  # the engine has a reasoning parser for it
-    thinking_toggle: Literal["", "none", "low"] = ""  # the reasoning_effort that ends its thinking, or is the least
-    thinking_budget: bool = False  # the engine can end its thinking after a number of tokens
-    tools: bool = True  # the engine has a tool parser for it
-    fetches_urls: bool = False  # the neuron may fetch images
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
@@ -235,6 +236,7 @@ class Known(Struct, frozen=True, kw_only=True):
     weights_mb: Count = 0
     overhead_mb: Count = 0
     kv_tokens: Count = 0
+    facts: ModelFacts | None = None
     uses: float = 0.0  # exponentially weighted, all gateways together
 
 

@@ -26,6 +26,8 @@ _ROUTES: Mapping[str, tuple[Dialect, str]] = {
     "/v1/responses": (Dialect.OPENAI_RESPONSES, _CHAT),
     "/v1/messages": (Dialect.ANTHROPIC_MESSAGES, _CHAT),
     "/v1/embeddings": (Dialect.OPENAI_EMBEDDINGS, "/v1/embeddings"),
+    "/v1/audio/transcriptions": (Dialect.OPENAI_AUDIO, "/v1/audio/transcriptions"),
+    "/v1/audio/translations": (Dialect.OPENAI_AUDIO, "/v1/audio/translations"),
     "/v1/rerank": (Dialect.ENGINE, "/v1/rerank"),
     "/v2/rerank": (Dialect.ENGINE, "/v1/rerank"),
     "/v1/score": (Dialect.ENGINE, "/v1/score"),

@@ -20,7 +20,19 @@ _MODEL_STATE, _SIMULATED = MODEL_STATE_HEADER.encode(), SIMULATED_HEADER.encode(
 class Call:
     """One client's request on its way. `release` gives back what its body held; it is called once."""
 
-    __slots__ = ("answer", "dialect", "headers", "record", "release", "rendering", "send", "target", "want", "wanted")
+    __slots__ = (
+        "answer",
+        "dialect",
+        "headers",
+        "payload",
+        "record",
+        "release",
+        "rendering",
+        "send",
+        "target",
+        "want",
+        "wanted",
+    )
 
     def __init__(
         self, send: Send, target: str, wanted: Wanted, want: Want, record: Record, release: Callable[[], None]
@@ -35,12 +47,14 @@ class Call:
         self.rendering = rendering(wanted, record.dialect, record.request_id)
         self.answer: bytes | None = None  # a whole JSON answer
         self.headers: list[tuple[bytes, bytes]] = []  # of the answer
+        self.payload = wanted.payload
 
     def leased(self, lease: Lease) -> None:
         record = self.record
         record.leased = time.monotonic()
         record.neuron = lease.neuron.name
         record.cold = record.cold or lease.cold
+        self.payload = self.wanted.payload_for(lease.replica.context)
         self.headers = [
             (_REQUEST_ID, record.request_id.encode()),
             (_NEURON, lease.neuron.name.encode()),

@@ -23,6 +23,7 @@ from cortex_core.http import BodyTooLarge, BrokenResponse, Client, ConnectFailed
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.call import Call
 from cortex_gateway.dispatcher import Dispatcher, Lease
+from cortex_gateway.policy.body import Form
 from cortex_gateway.policy.faults import decide_again, engine_error, read_refusal, told
 from cortex_gateway.policy.usage import Usage, read_body
 from cortex_gateway.record import CLIENT_LEFT, Record
@@ -39,7 +40,7 @@ AT_ONCE_S = 2.0  # for what is asked of an engine by the way
 AGAIN_S, AGAIN_MAX_S = 0.05, 1.0  # between decisions, when a neuron refuses again and again
 
 _INSTANCE, _REPLICA = neuron_api.INSTANCE.encode(), neuron_api.REPLICA.encode()
-_LINES = f"%b{neuron_api.REQUEST_ID}: %b\r\n{neuron_api.PRIORITY}: %d\r\n{neuron_api.DEADLINE_S}: %d\r\n".encode()
+_LINES = f"%bcontent-type: %b\r\n{neuron_api.REQUEST_ID}: %b\r\n{neuron_api.PRIORITY}: %d\r\n{neuron_api.DEADLINE_S}: %d\r\n".encode()
 _KNOWN_REPLICAS = 1000
 _JSON = (b"content-type", b"application/json")
 
@@ -66,7 +67,6 @@ class Relay:
         self._neurons = neurons
         self._on_end = on_end
         headers = [
-            _JSON,
             (neuron_api.API_HEADER.encode(), b"%d" % neuron_api.API),
             (neuron_api.GATEWAY.encode(), gateway.encode()),
         ]
@@ -108,20 +108,19 @@ class Relay:
             call.leased(lease)
             try:
                 async with asyncio.timeout(AT_ONCE_S):
-                    refusal = await self._exchange(call, lease, call.wanted.payload)
+                    refusal = await self._exchange(call, lease)
             except (_NotSent, CortexError, TimeoutError):
                 return None
         return call.answer if refusal is None else None
 
     async def _decide(self, call: Call) -> None:
         """Attempts, until one is answered or must not be repeated. Time bounds them: the wait for a lease ends."""
-        payload = call.wanted.payload
         unreachable = refused = 0
         while True:
             async with self._dispatcher.lease(call.want) as lease:
                 call.leased(lease)
                 try:
-                    refusal = await self._attempt(call, lease, payload)
+                    refusal = await self._attempt(call, lease)
                 except _NotSent:
                     call.record.at_work = False
                     lease.failed()
@@ -147,7 +146,7 @@ class Relay:
         if times > MOST_RETRIES:
             raise CortexError("upstream_failed", f"no connection to a neuron that serves {lease.want.model}")
 
-    async def _attempt(self, call: Call, lease: Lease, payload: bytes) -> Refusal | None:
+    async def _attempt(self, call: Call, lease: Lease) -> Refusal | None:
         """One request under a lease, and what the replica is told to be worth by it.
 
         A refusal: it was not executed, and may be decided again.
@@ -158,7 +157,7 @@ class Relay:
         """
         record = call.record
         try:
-            refusal = await self._exchange(call, lease, payload)
+            refusal = await self._exchange(call, lease)
         except CortexError as error:
             if error.kind == "upstream_failed":
                 lease.failed()
@@ -171,14 +170,20 @@ class Relay:
             lease.succeeded(first_token_s=first_token_s, tokens=usage.prompt_tokens + usage.completion_tokens)
         return refusal
 
-    async def _exchange(self, call: Call, lease: Lease, payload: bytes) -> Refusal | None:
+    async def _exchange(self, call: Call, lease: Lease) -> Refusal | None:
         want = call.want
         left_s = want.arrived + want.hold_s - call.record.leased
-        lines = _LINES % (self._lines_to(lease), want.request_id.encode(), want.priority, max(1, left_s))
+        lines = _LINES % (
+            self._lines_to(lease),
+            call.wanted.content_type,
+            want.request_id.encode(),
+            want.priority,
+            max(1, left_s),
+        )
         client = self._neurons.byte_path(lease.neuron.name)
-        expect = len(payload) > EXPECT_BYTES
+        expect = len(call.payload) > EXPECT_BYTES
         call.record.at_work = True
-        request = client.request("POST", call.target, lines=lines, body=payload, expect_continue=expect)
+        request = client.request("POST", call.target, lines=lines, body=call.payload, expect_continue=expect)
         try:
             if call.wanted.stream:
                 return await pass_on(call, request, self._refused)
@@ -224,6 +229,10 @@ class Relay:
             body = await upstream.read(MAX_ANSWER_BYTES)
         except BodyTooLarge:
             raise CortexError("upstream_failed", f"the answer is over {MAX_ANSWER_BYTES} bytes") from None
+        kind = dict(upstream.headers).get(b"content-type", _JSON[1])
+        if isinstance(call.wanted.answer, Form) and not kind.startswith(_JSON[1]):
+            call.headers.append((b"content-type", kind))
+            return body
         said = read_body(body)
         if said.error is not None:
             raise engine_error(said.error, call.dialect)

@@ -16,7 +16,7 @@ from cortex_core.dialects.body import NOT_JSON, encode
 from cortex_core.errors import CortexError, Dialect, render_event
 from cortex_core.translate import chat, messages, responses
 from cortex_core.translate.chat_events import Translation, Translator
-from cortex_gateway.policy.body import Engines, Json, Wanted
+from cortex_gateway.policy.body import Engines, Form, Json, Wanted
 from cortex_gateway.policy.usage import StreamTap, Usage
 
 _COMMENT = b": keep-alive\n\n"
@@ -67,6 +67,8 @@ def rendering(wanted: Wanted, dialect: Dialect, request_id: str) -> Rendering:
             return Same(wanted.answer, dialect, request_id)
         case Json():
             return Renamed(wanted.answer, dialect, request_id)
+        case Form():
+            return Formed(wanted.answer, wanted.stream, dialect, request_id)
         case messages.Context() as context:
             return Messages(context, f"msg_{suffix}", wanted.prompt_tokens, request_id)
         case responses.Context() as context:
@@ -143,6 +145,17 @@ class Renamed(Same):
         if "model" in values:
             values["model"] = Raw(encode(self._model))
         return encode(values)
+
+
+class Formed(Same):
+    """The answer to a form: what is text stays what it is."""
+
+    def __init__(self, answer: Form, stream: bool, dialect: Dialect, request_id: str) -> None:
+        context = chat.ChatContext(model=answer.model, stream=stream and bool(answer.model))
+        super().__init__(Engines(context, answer.model, spliced=bool(answer.model)), dialect, request_id)
+
+    def whole(self, body: bytes) -> bytes:
+        return body
 
 
 class _Translated:

@@ -70,6 +70,7 @@ class EngineKeeper:
         resident.load_s = now - began
         resident.context = facts.context or resident.context
         resident.kv_tokens, resident.tasks, resident.simulated = facts.kv_tokens, facts.tasks, facts.simulated
+        resident.facts = facts.model
         resident.phase, resident.progress = "", 1.0
         resident.ready_at = resident.idle_since = resident.progressed_at = now
         resident.served = False
@@ -82,6 +83,7 @@ class EngineKeeper:
             load_s=round(resident.load_s, 3),
             weights_mb=resident.weights_mb,
             kv_tokens=facts.kv_tokens,
+            facts=facts.model,
         )
         self._learned.loaded(known)
         log.info("%s (%s) is ready after %.2f s", resident.model, resident.id, resident.load_s)

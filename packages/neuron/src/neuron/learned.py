@@ -89,6 +89,7 @@ class Learned:
                 wake_s=known.wake_s or before.wake_s,
                 weights_mb=known.weights_mb or before.weights_mb,
                 overhead_mb=known.overhead_mb or before.overhead_mb,
+                facts=known.facts or before.facts,
             )
         self._file.known[f"{known.model} {known.digest} {known.device_kind}"] = known
         self._file.failures.pop(f"{known.model} {known.digest}", None)

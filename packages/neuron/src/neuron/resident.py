@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from cortex_core.fleet import HOLDS_MEMORY, MEBIBYTE, Profile, Replica, Share, State
+from cortex_core.fleet import HOLDS_MEMORY, MEBIBYTE, ModelFacts, Profile, Replica, Share, State
 from cortex_core.http import Client
 from neuron.checkpoints import Facts as Checkpoint
 from neuron.engines.base import Engine, LoadSpec
@@ -50,6 +50,7 @@ class Resident:
         self.context = 0
         self.kv_tokens = 0
         self.tasks: tuple[str, ...] = ()
+        self.facts: ModelFacts | None = None
         self.simulated = False
         self.guard_s = 0.0
         self.load_s = 0.0
@@ -156,6 +157,7 @@ class Resident:
             context=self.context,
             kv_tokens=self.kv_tokens,
             tasks=self.tasks,
+            facts=self.facts,
             adapters=tuple(self.profile.adapters),
             pinned=pinned,
             tier="asleep" if self.asleep else "running" if self.engine else "",

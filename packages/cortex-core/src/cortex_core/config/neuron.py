@@ -48,6 +48,7 @@ class SimTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     first_token_s: Annotated[Seconds, Meta(description="until the first token")] = 0.05
     weights_mb: Annotated[Count, Meta(description="of a model without a checkpoint")] = 1000
     fail_at: Annotated[str, Meta(description="a phase at which every load fails")] = ""
+    script: Annotated[str, Meta(description="a file of what its models say")] = ""
 
 
 class EngineTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,6 +96,9 @@ def load_neuron(path: Path | None, environ: Mapping[str, str] = os.environ) -> N
     )
     config = convert(over(values, NeuronConfig, "NEURON", environ), NeuronConfig, source)
     base = path.parent if path else Path()
+    if config.engine.sim.script:
+        sim = structs.replace(config.engine.sim, script=str(base / config.engine.sim.script))
+        config = structs.replace(config, engine=structs.replace(config.engine, sim=sim))
     table = config.neuron
     if config.port is not None:
         table = structs.replace(table, listen=f"127.0.0.1:{config.port}")

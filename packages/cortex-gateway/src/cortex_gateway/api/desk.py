@@ -12,8 +12,9 @@ from cortex_gateway.api.errors import Ids
 from cortex_gateway.call import Call
 from cortex_gateway.dispatcher import Dispatcher, Want
 from cortex_gateway.held import Held
+from cortex_gateway.policy import form
 from cortex_gateway.policy.aliases import Names
-from cortex_gateway.policy.body import MAX_SESSION, Target, read
+from cortex_gateway.policy.body import MAX_SESSION, Target, Wanted, read
 from cortex_gateway.policy.facts import facts
 from cortex_gateway.record import Record
 from cortex_gateway.relay import Relay
@@ -103,7 +104,7 @@ class Desk:
         try:
             body = await request.body()
             release.grow_to(len(body))
-            wanted = read(body, dialect, lambda asked: self.target(asked, dialect), counting=counting)
+            wanted = self._read(body, request, dialect, counting)
         except BaseException:
             release()
             raise
@@ -122,3 +123,11 @@ class Desk:
             request_id=request_id, model=wanted.model, dialect=dialect, stream=wanted.stream, arrived=arrived
         )
         return Call(send, target, wanted, want, record, release)
+
+    def _read(self, body: bytes, request: Request, dialect: Dialect, counting: bool) -> Wanted:
+        def resolve(asked: str) -> Target:
+            return self.target(asked, dialect)
+
+        if dialect is Dialect.OPENAI_AUDIO:
+            return form.read(body, request.header("content-type") or "", resolve)
+        return read(body, dialect, resolve, counting=counting)

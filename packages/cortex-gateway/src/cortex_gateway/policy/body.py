@@ -58,7 +58,13 @@ class Json(Struct, frozen=True):
     model: str = ""
 
 
-Answer = Engines | Json | messages.Context | responses.Context
+class Form(Struct, frozen=True):
+    """The answer is the engine's own, whatever it is: an object, plain text, or events."""
+
+    model: str = ""  # what it must call the model, if that differs
+
+
+Answer = Engines | Json | Form | messages.Context | responses.Context
 """What the answer's way back to the client needs of the request."""
 
 
@@ -74,6 +80,19 @@ class Wanted(Struct, frozen=True, gc=False):
     head: str  # a digest of the prompt's beginning
     payload: bytes
     answer: Answer
+    bound: int = 0  # of the answer's tokens, by the client's word; 0: none
+    content_type: bytes = b"application/json"  # of the payload
+
+    def payload_for(self, context: int) -> bytes:
+        """For a replica of so many tokens (0: unknown). Agents ask for tens of thousands whatever a model holds, and
+        engines refuse a bound beyond that; what an answer may really take is less in any case."""
+        if not 0 < context < self.bound:
+            return self.payload
+        values = parse(self.payload)
+        for key in _BOUNDS:
+            if key in values:
+                values[key] = Raw(encode(context))
+        return encode(values)
 
 
 Resolve = Callable[[str], Target]
@@ -108,16 +127,18 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
         answer = Json()
     prompt = memoryview(values.get(_PROMPTS.get(dialect, ""), Raw()))
     prompt_tokens = max(1, len(payload) // BYTES_A_TOKEN)
+    bound = _bound(values)
     return Wanted(
         model=target.model,
         asked=asked,
         stream=stream and not counting,
-        tokens=len(prompt) // BYTES_A_TOKEN + _most_tokens(values),
+        tokens=len(prompt) // BYTES_A_TOKEN + min(bound or TOKENS, TOKENS),
         prompt_tokens=prompt_tokens,
         session=session,
         head=f"{zlib.crc32(prompt[:HEAD_BYTES]):08x}",
         payload=payload,
         answer=answer,
+        bound=bound,
     )
 
 
@@ -199,15 +220,15 @@ def _with_defaults(values: Values, defaults: Mapping[str, Any]) -> Values:
     return values
 
 
-def _most_tokens(values: Values) -> int:
-    """What the answer may take by the client's own word. Nonsense is left to the engine to refuse."""
+def _bound(values: Values) -> int:
+    """What the answer may take by the client's own word; 0: anything. Nonsense is left to the engine to refuse."""
     for key in _BOUNDS:
         if key in values:
             try:
-                return max(0, min(_number(values[key]) or 0, TOKENS))
+                return max(0, _number(values[key]) or 0)
             except NOT_JSON:
-                return TOKENS
-    return TOKENS
+                return 0
+    return 0
 
 
 def _session(values: Values) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cortex_core.fleet import Startup
+from cortex_core.fleet import ModelFacts, Startup
 
 PHASES = ("fork", "config", "engine", "device", "weights", "profile", "kv_cache", "warmup", "serving")
 """Of a load, in order."""
@@ -51,6 +51,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int = 0  # tokens that all requests together may hold
     weights_bytes: int = 0  # of its parameters, all devices together; 0: not told
     tasks: tuple[str, ...] = ()  # generate, embed, classify, ...
+    model: ModelFacts | None = None  # for translating requests; None: nothing is known
     pids: tuple[int, ...] = ()  # its processes, the engine host first
     simulated: bool = False
     can_sleep: bool = False

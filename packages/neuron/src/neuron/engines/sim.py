@@ -1,8 +1,9 @@
 """The simulated engine: no model, no weights, deterministic words. Everything it says is marked as simulated.
 
 It serves the two completion calls of OpenAI's API on a unix socket as a real engine does, and counts tokens, at the
-speed that `[engine.sim]` gives. Given tools it calls one, with words for arguments. It sleeps where its options say
-`enable_sleep_mode`, as vLLM does. A word of the prompt makes it misbehave, for whoever wants to see what then happens:
+speed that `[engine.sim]` gives. Given tools it calls one, with words for arguments, or says what a script has for it
+(`script`). It sleeps where its options say `enable_sleep_mode`, as vLLM does. A word of the prompt makes it misbehave,
+for whoever wants to see what then happens:
 
     !error  answers 500          !die   the engine ends after the first token
     !hang   stops for ever after the first token, in this and every other request, and serves nothing any more
@@ -31,6 +32,7 @@ from neuron.engines.base import (
     LoadSpec,
     Progress,
 )
+from neuron.engines.script import Script
 from neuron.engines.sim_answers import MARK, Ask, Run
 
 CONTEXT = 8192  # tokens, of a model without a checkpoint
@@ -43,6 +45,7 @@ class SimOwner:
 
     def __init__(self, table: SimTable) -> None:
         self._table = table
+        self._script = Script(table.script)
         self._group: asyncio.TaskGroup
         self._started = asyncio.Event()
         self._closed = asyncio.Event()
@@ -64,7 +67,7 @@ class SimOwner:
             await asyncio.sleep(self._table.load_s / len(PHASES))
             if phase == self._table.fail_at:
                 raise EngineFailed(phase, f"[engine.sim] fail_at = {phase!r}")
-        engine = SimEngine(spec, self._table, on_finished)
+        engine = SimEngine(spec, self._table, on_finished, self._script)
         self._engines.add(engine)
         self._group.create_task(self._serve(engine), name=f"sim {spec.replica}")
         try:
@@ -92,9 +95,12 @@ class SimOwner:
 class SimEngine:
     """One simulated engine. Implements `Engine`."""
 
-    def __init__(self, spec: LoadSpec, table: SimTable, on_finished: Callable[[Finished], None]) -> None:
+    def __init__(
+        self, spec: LoadSpec, table: SimTable, on_finished: Callable[[Finished], None], script: Script
+    ) -> None:
         self._spec = spec
         self._table = table
+        self._script = script
         self._on_finished = on_finished
         self._end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
@@ -200,13 +206,18 @@ class SimEngine:
         except msgspec.DecodeError as error:
             return await self._refuse(send, 400, str(error))
         prompt = ask.words()
-        if len(prompt) + ask.count > self._facts.context:
-            text = f"This model's maximum context length is {self._facts.context} tokens"
-            return await self._refuse(send, 400, f"{text}; {len(prompt)} and {ask.count} were asked for")
+        context = self._facts.context
+        if ask.count > context:
+            text = f"max_tokens={ask.count} cannot be greater than max_model_len={context}"
+            return await self._refuse(send, 400, text)
+        if len(prompt) >= context:
+            text = f"This model's maximum context length is {context} tokens"
+            return await self._refuse(send, 400, f"{text}. However, your prompt contains {len(prompt)} input tokens")
         if "!error" in prompt:
             return await self._refuse(send, 500, "the prompt asked for an error")
         chat = request.path.endswith("/chat/completions")
-        run = Run(self._spec.model, ask, request.header(REQUEST_ID) or "", chat, self._pause)
+        turn = self._script.next(self._spec.model) if chat and ask.tools else None
+        run = Run(self._spec.model, ask, request.header(REQUEST_ID) or "", chat, self._pause, context, turn)
         self._requests += 1
         self._active.add(send)
         try:

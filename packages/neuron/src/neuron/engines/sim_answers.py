@@ -10,11 +10,13 @@ import msgspec
 
 from cortex_core.http import EventStream, Send, respond_json
 from neuron.engines.base import Finished
+from neuron.engines.script import Delta, Turn, message
 
 DEFAULT_TOKENS = 16
 WORDS = ("alder", "birch", "cedar", "elder", "fir", "hazel", "larch", "maple", "oak", "pine", "rowan", "willow")
 MARK = (b"x-cortex-simulated", b"true")
 FINGERPRINT = "simulated"
+SCRIPTED_ERROR = {"error": {"message": "the script has an error here", "type": "InternalServerError", "code": 500}}
 
 Pause = Callable[[int, list[str]], Awaitable[None]]
 
@@ -73,25 +75,35 @@ def answer(model: str, prompt: list[str], count: int) -> list[str]:
 
 
 class Run:
-    """One request under way.
+    """One request under way. Its pieces are a chat stream's deltas, or texts.
 
     Args:
-        pause: what passes before a token of that index; given the prompt's words.
+        pause: what passes before a token of that index; given the prompt's words. It may not return.
+        context: tokens that prompt and answer have together.
+        turn: what a script has for it.
     """
 
-    def __init__(self, model: str, ask: Ask, request_id: str, chat: bool, pause: Pause) -> None:
+    def __init__(
+        self, model: str, ask: Ask, request_id: str, chat: bool, pause: Pause, context: int, turn: Turn | None = None
+    ) -> None:
         self._model = model
         self._ask = ask
         self._prompt = ask.words()
         self._pause = pause
-        self._call = ask.call() if chat else None
-        self._tokens = [self._call["arguments"]] if self._call else answer(model, self._prompt, ask.count)
         self._request_id = request_id
         self._chat = chat
         self._done = 0
         self._outcome = "abort"
-        asked = ask.max_tokens or ask.max_completion_tokens
-        self._reason = "tool_calls" if self._call else "length" if asked else "stop"
+        call = ask.call() if chat else None
+        self._pieces: list[Delta] | list[str]
+        if turn is not None:
+            self._pieces, self._reason = list(turn.deltas), turn.finish
+        elif call is not None:
+            self._pieces, self._reason = [{"tool_calls": [{"index": 0, **self._as_call(call)}]}], "tool_calls"
+        else:
+            tokens = answer(model, self._prompt, min(ask.count, context - len(self._prompt)))
+            self._pieces = [{"content": token} for token in tokens] if chat else tokens
+            self._reason = "length" if ask.max_tokens or ask.max_completion_tokens else "stop"
 
     def finished(self) -> Finished:
         return Finished(
@@ -106,22 +118,24 @@ class Run:
         prompt = len(self._prompt)
         return {"prompt_tokens": prompt, "completion_tokens": self._done, "total_tokens": prompt + self._done}
 
-    async def _next(self) -> str:
+    async def _next(self) -> Delta | str:
         await self._pause(self._done, self._prompt)
-        token = self._tokens[self._done]
+        piece = self._pieces[self._done]
         self._done += 1
-        return token
+        return piece
 
     async def whole(self, send: Send) -> None:
-        text = "".join([await self._next() for _ in self._tokens])
+        pieces = [await self._next() for _ in self._pieces]
+        await self._fall()
+        if self._reason == "error":
+            await respond_json(send, 500, SCRIPTED_ERROR, [MARK])
+            return
         self._outcome = self._reason
         choice: dict[str, Any] = {"index": 0, "finish_reason": self._reason, "logprobs": None}
-        if self._call:
-            choice["message"] = {"role": "assistant", "content": None, "tool_calls": [self._as_call(self._call)]}
-        elif self._chat:
-            choice["message"] = {"role": "assistant", "content": text}
+        if self._chat:
+            choice["message"] = message([piece for piece in pieces if isinstance(piece, dict)])
         else:
-            choice["text"] = text
+            choice["text"] = "".join(piece for piece in pieces if isinstance(piece, str))
         await respond_json(send, 200, self._body([choice], "") | {"usage": self._usage()}, [MARK])
 
     async def stream(self, send: Send) -> None:
@@ -130,17 +144,22 @@ class Run:
             await stream.start(200, [(b"content-type", b"text/event-stream; charset=utf-8"), MARK])
             if self._chat:
                 await stream.write(self._event({"role": "assistant", "content": ""}, None))
-            for _ in self._tokens:
-                token = await self._next()
-                if self._call:
-                    await stream.write(self._event({"tool_calls": [{"index": 0, **self._as_call(self._call)}]}, None))
-                else:
-                    await stream.write(self._event({"content": token} if self._chat else token, None))
+            for _ in self._pieces:
+                await stream.write(self._event(await self._next(), None))
+            await self._fall()
             self._outcome = self._reason
-            await stream.write(self._event({} if self._chat else "", self._reason))
-            if options.get("include_usage"):
-                await stream.write(_data(self._body([], ".chunk") | {"usage": self._usage()}))
+            if self._reason == "error":
+                await stream.write(_data(SCRIPTED_ERROR))
+            else:
+                await stream.write(self._event({} if self._chat else "", self._reason))
+                if options.get("include_usage"):
+                    await stream.write(_data(self._body([], ".chunk") | {"usage": self._usage()}))
             await stream.end(b"data: [DONE]\n\n")
+
+    async def _fall(self) -> None:
+        """What a script has for the end of an answer."""
+        if self._reason == "die":
+            await self._pause(1, ["!die"])
 
     def _as_call(self, function: dict[str, str]) -> dict[str, Any]:
         return {"id": f"call-{self._request_id or 'sim'}", "type": "function", "function": function}

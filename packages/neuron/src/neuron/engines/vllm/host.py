@@ -21,9 +21,10 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from cortex_core.fleet import ModelFacts
 from neuron.engines.base import Facts, LoadSpec
 from neuron.engines.events import Emitter, decode_request, sockets_folder
-from neuron.engines.vllm import adapter, arguments, hooks, inspection, sleep, usage
+from neuron.engines.vllm import adapter, arguments, hooks, inspection, knowing, sleep, usage
 
 _DEATH_NOTICE_S = 1.0  # what requests in flight get to tell their clients of an end
 _SHUTDOWN_S = 5.0  # what the engine core gets
@@ -104,7 +105,9 @@ async def _serve(spec: LoadSpec, engine: Any, args: Namespace, emit: Emitter) ->
     cores = [process.pid for process in engine.engine_core.resources.engine_manager.processes]
     asked = _obey_signals(server)
     deaths = _watch(cores, server, emit, asked)
-    server.on_started = lambda: emit.serving(_facts(engine, tasks, cores))
+    assert spec.checkpoint is not None
+    facts = _facts(engine, tasks, cores, knowing.of(engine, spec.checkpoint, args))
+    server.on_started = lambda: emit.serving(facts)
     await server.serve()
     await _cut(server)
     if not deaths:
@@ -120,7 +123,7 @@ async def _cut(server: uvicorn.Server) -> None:
         await asyncio.wait(tasks, timeout=_DEATH_NOTICE_S)
 
 
-def _facts(engine: Any, tasks: tuple[str, ...], cores: list[int]) -> Facts:
+def _facts(engine: Any, tasks: tuple[str, ...], cores: list[int], model: ModelFacts) -> Facts:
     cache = engine.vllm_config.cache_config
     tokens = getattr(cache, "kv_cache_size_tokens", None)
     if tokens is None:  # before 0.32
@@ -129,6 +132,7 @@ def _facts(engine: Any, tasks: tuple[str, ...], cores: list[int]) -> Facts:
         context=engine.model_config.max_model_len,
         kv_tokens=tokens,
         tasks=tuple(tasks),
+        model=model,
         pids=(os.getpid(), *cores),
         can_sleep=sleep.available(engine),
     )
