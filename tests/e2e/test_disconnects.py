@@ -38,7 +38,7 @@ either = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"
 
 
 @either
-async def test_while_the_model_loads(cluster: Cluster, chat: Chat, stream: bool) -> None:
+async def test_fixture_50_while_the_model_loads(cluster: Cluster, chat: Chat, stream: bool) -> None:
     async with asking(chat, BEAST, stream=stream):
         await eventually(lambda: "loading" in cluster.states(BEAST), what="a load")
     await eventually(lambda: cluster.waiting() == 0, timeout_s=GONE_S, what="no waiter")
@@ -47,7 +47,7 @@ async def test_while_the_model_loads(cluster: Cluster, chat: Chat, stream: bool)
 
 
 @either
-async def test_while_it_waits_for_its_turn(cluster: Cluster, chat: Chat, stream: bool) -> None:
+async def test_fixture_50_while_it_waits_for_its_turn(cluster: Cluster, chat: Chat, stream: bool) -> None:
     def queued() -> int:
         return cluster.waiting() + sum(int(replica["queue"]) for _, replica in cluster.replicas(NARROW))
 

@@ -143,3 +143,25 @@ def test_goal_R60_no_body_raises_anything_but_a_bad_request(body: bytes) -> None
             read(one, CHAT)
         except CortexError as error:
             assert error.kind == "bad_request"  # noqa: PT017  # most bodies are refused, none must fail otherwise
+
+
+USER = [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "body"),
+    [
+        (Dialect.OPENAI_CHAT, "max_tokens", {"messages": USER, "max_tokens": 32000}),
+        (Dialect.OPENAI_CHAT, "max_completion_tokens", {"messages": USER, "max_completion_tokens": 32000}),
+        (Dialect.OPENAI_COMPLETIONS, "max_tokens", {"prompt": "x", "max_tokens": 32000}),
+        (Dialect.OPENAI_RESPONSES, "max_completion_tokens", {"input": "x", "max_output_tokens": 32000}),
+        (Dialect.ANTHROPIC_MESSAGES, "max_tokens", {"messages": USER, "max_tokens": 32000}),
+    ],
+)
+def test_agents_ask_for_more_than_a_model_holds(dialect: Dialect, path: str, body: dict[str, object]) -> None:
+    """Engines refuse a bound beyond their context; which context that is shows only with the lease."""
+    wanted = read(json.dumps({"model": "c", **body}).encode(), dialect)
+    assert json.loads(wanted.payload_for(8192))[path] == 8192
+    for context in (0, 32000, 131072):
+        assert wanted.payload_for(context) == wanted.payload
+        assert json.loads(wanted.payload)[path] == 32000

@@ -290,7 +290,7 @@ async def test_the_whole_picture(beast: ScriptedNeuron, served: Running) -> None
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("HEAD", "/"), ("GET", "/health"), ("HEAD", "/health")])
-async def test_rule_H_10_probes_are_answered(served: Running, method: str, path: str) -> None:
+async def test_rule_H_10_fixture_44_probes_are_answered(served: Running, method: str, path: str) -> None:
     host, _, port = served.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"{method} {path} HTTP/1.1\r\nhost: {served.address}\r\nconnection: close\r\n\r\n".encode())

@@ -86,7 +86,7 @@ async def test_rule_H_03_every_answer_has_its_request_id(beast: ScriptedNeuron, 
         {"api-key": "k", "x-app": "cli", "x-stainless-lang": "js", "anthropic-dangerous-direct-browser-access": "true"},
     ],
 )
-async def test_rule_H_01_H_02_any_key_and_any_version_and_none_goes_on(
+async def test_rule_H_01_H_02_fixture_47_any_key_and_any_version_and_none_goes_on(
     beast: ScriptedNeuron, served: Running, headers: dict[str, str]
 ) -> None:
     beast.answers = says(ANSWER)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import msgspec
 import pytest
 
-from cortex_core.http import EventStream, Send
+from cortex_core.http import Client, EventStream, Send
 from cortex_gateway import silence
 from tests.support.gateway import CHAT, TINY, Running, drained, gateway
 from tests.support.scripted import (
@@ -95,7 +96,7 @@ async def test_F13_an_error_as_the_first_event_is_a_plain_one(
         streams(*HELLO[:3], chunk(finish="error"), DONE),
     ],
 )
-async def test_F14_a_stream_that_breaks_never_ends_cleanly(
+async def test_F14_fixture_12_a_stream_that_breaks_never_ends_cleanly(
     beast: ScriptedNeuron, served: Running, answers: Answers
 ) -> None:
     beast.answers = answers
@@ -262,3 +263,33 @@ async def test_the_token_goes_to_the_neuron(beast: ScriptedNeuron) -> None:
     async with gateway([beast], [TINY], token="secret") as running:
         await running.up("beast")
         assert (await running.chat()).status == 200
+
+
+async def test_rule_K_06_a_stream_may_be_silent_for_as_long_as_its_neuron_lives(
+    beast: ScriptedNeuron, served: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No limit on an answer, nor on its gaps: ten keep-alives long nothing comes, and then it goes on."""
+    monkeypatch.setattr(silence, "KEEP_ALIVE_S", 0.05)
+    go_on = asyncio.Event()
+
+    async def answers(_: Asked, send: Send) -> None:
+        async with EventStream(send) as out:
+            await out.start(200)
+            await out.write(b"".join(HELLO[:2]))
+            await go_on.wait()
+            await out.end(b"".join(HELLO[2:]))
+
+    beast.answers = answers
+    body = msgspec.json.encode({"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "Hi"}]})
+    said = b""
+    async with asyncio.timeout(20), served.client.request("POST", CHAT, body=body) as response:
+        while said.count(b": keep-alive") < 10:
+            said += await response.read_some()
+        go_on.set()
+        rest, whole = await drained(response)
+    assert whole
+    assert rest.endswith(DONE)
+
+
+def test_rule_K_06_a_neuron_is_connected_to_within_a_second() -> None:
+    assert inspect.signature(Client).parameters["connect_timeout_s"].default == 1.0

@@ -54,14 +54,14 @@ async def test_a_stream_is_translated_and_counted(served: Running) -> None:
         ({"input": None}, None, "input"),
     ],
 )
-async def test_what_needs_a_memory_is_refused(
+async def test_fixture_43_what_needs_a_memory_is_refused(
     served: Running, fields: dict[str, Any], code: str | None, param: str
 ) -> None:
     got = await ask(served, **fields)
     assert (got.status, got.error["code"], got.error["param"]) == (400, code, param)
 
 
-async def test_rule_E_05_codex_is_told_that_its_context_is_full(beast: ScriptedNeuron, served: Running) -> None:
+async def test_rule_E_05_fixture_48_codex_is_told_of_a_full_context(beast: ScriptedNeuron, served: Running) -> None:
     message = "This model's maximum context length is 8 tokens. However, your prompt contains 9 input tokens"
     beast.answers = says({"error": {"message": message, "code": 400}}, 400)
     got = await ask(served, stream=True)

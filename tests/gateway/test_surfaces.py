@@ -152,7 +152,7 @@ MESSAGE_BODY = CHAT_BODY | {"max_tokens": 5}
         ("/models/tiny", None),
     ],
 )
-async def test_rule_H_09_prefixes_that_users_set(
+async def test_rule_H_09_fixture_46_prefixes_that_users_set(
     beast: ScriptedNeuron, served: Running, prefix: str, path: str, body: dict[str, Any] | None
 ) -> None:
     beast.answers = says(ANSWER)

@@ -81,12 +81,12 @@ def streams(*events: bytes, pause: Callable[[], Awaitable[object]] | None = None
     return answer
 
 
-def says(value: object, status: int = 200) -> Answers:
+def says(value: object, status: int = 200, kind: bytes = b"application/json") -> Answers:
     """A whole answer: JSON, or bytes as they are."""
 
     async def answer(_: Asked, send: Send) -> None:
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
-        await respond(send, status, body)
+        await respond(send, status, body, content_type=kind)
 
     return answer
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
-from cortex_core.http import EventStream, Receive, Request, Scope, Send, Server, respond
+from cortex_core.http import EventStream, Limits, Receive, Request, Scope, Send, Server, respond
 from cortex_core.http.runner import raise_descriptor_limit
 from tests.support.scale import scaled
 from tests.support.until import until_async
@@ -69,6 +69,10 @@ async def test_the_size_of_a_head(message: bytes, status: int, size: int) -> Non
 
 
 # --- F24: deadlines
+
+
+def test_rule_H_16_idle_connections_outlive_those_of_clients() -> None:
+    assert Limits().keep_alive_s >= 120
 
 
 async def test_a_silent_connection_is_closed() -> None:

@@ -315,3 +315,34 @@ def test_fixture_45_a_model_id_with_a_slash() -> None:
     context = ChatContext(model="Qwen/Qwen3-8B")
     got = read_chat(ChatStream(context, "tiny").feed(role() + text("a") + end()))
     assert got.models == {"Qwen/Qwen3-8B"}
+
+
+def image(data: str = "iVBORw0KGgo=") -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
+
+def test_fixture_20_an_image_in_the_second_of_three_results() -> None:
+    uses = [{**USE, "id": name} for name in ("a", "b", "c")]
+    results = [result("a", "one"), result("b", [{"type": "text", "text": "two"}, image()]), result("c", "three")]
+    _, _, first, second, third, shown = said(("user", "Hi"), ("assistant", uses), ("user", results))
+    assert [(m["role"], m["tool_call_id"], m["content"]) for m in (first, second, third)] == [
+        ("tool", "a", "one"), ("tool", "b", "two"), ("tool", "c", "three"),
+    ]  # fmt: skip
+    assert shown["role"] == "user"
+    assert [part["type"] for part in shown["content"]] == ["text", "image_url"]
+    assert "b" in shown["content"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, ""),
+        ([], ""),
+        ("", ""),
+        ([{"type": "document", "title": "T", "source": {"type": "text", "data": "inner"}}], "[document: T]\ninner"),
+        ([{"type": "document", "source": {"type": "content", "content": "deep"}}], "[document]\ndeep"),
+    ],
+)
+def test_fixture_22_a_result_without_content_or_with_a_document(content: Any, told: str) -> None:
+    message = said(("user", "Hi"), ("assistant", [USE]), ("user", [result("t1", content)]))[-1]
+    assert (message["role"], message["content"]) == ("tool", told)

@@ -232,7 +232,7 @@ def test_rule_R_10_counting_sends_what_makes_the_prompt() -> None:
     assert json.loads(count(7)) == {"object": "response.input_tokens", "input_tokens": 7}
 
 
-def test_rule_R_11_what_codex_sends() -> None:
+def test_rule_R_11_fixture_38_what_codex_sends() -> None:
     """fixture 38: two developer messages, no instructions, a namespace and a hosted tool."""
     sent, context = translated(
         input=[

@@ -200,7 +200,7 @@ def test_rule_K_04_gaps_are_bridged_anywhere() -> None:
     assert outcome(got) == ("completed", None, ["reasoning", "message", "function_call"])
 
 
-def test_rule_R_06_sealed_reasoning() -> None:
+def test_rule_R_06_fixture_42_sealed_reasoning() -> None:
     """fixture 42: only for those who ask, and it comes back."""
     assert said(thought("hm"), end()).items[0]["encrypted_content"] is None
     _, context = translated(include=["reasoning.encrypted_content"])

@@ -55,7 +55,7 @@ def test_rule_R_04_hosted_tools_are_left_out(kind: str) -> None:
 
 
 def test_rule_R_04_namespaces_are_joined_and_told_apart() -> None:
-    """fixture 40: plain names keep theirs, long ones fit, and no two are the same."""
+    """Plain names keep theirs, long ones fit, and no two are the same."""
     long = "n" * 60
     found = names(
         namespace("a", function("b__c"), function("f")),
@@ -69,8 +69,8 @@ def test_rule_R_04_namespaces_are_joined_and_told_apart() -> None:
     assert max(map(len, found)) <= MAX_NAME
 
 
-def test_rule_R_04_namespace_round_trip() -> None:
-    """fixture 40: out under the joined name, back as name and namespace, and echoed under the joined name again."""
+def test_rule_R_04_fixture_40_namespace_round_trip() -> None:
+    """Out under the joined name, back as name and namespace, and echoed under the joined name again."""
     tools = [namespace("multi", function("spawn")), function("multi__spawn")]
     sent, context = translated(tools=tools)
     joined = sent["tools"][0]["function"]["name"]
@@ -87,8 +87,8 @@ def test_rule_R_04_namespace_round_trip() -> None:
         assert again["messages"][0]["tool_calls"][0]["function"] == {"name": joined, "arguments": '{"z":1}'}
 
 
-def test_rule_R_04_custom_round_trip() -> None:
-    """fixture 41: free text as the one string of a function, and back, with its own events."""
+def test_rule_R_04_fixture_41_custom_round_trip() -> None:
+    """Free text as the one string of a function, and back, with its own events."""
     sent, context = translated(tools=[CUSTOM])
     made = sent["tools"][0]["function"]
     assert "start: X" in made["description"]

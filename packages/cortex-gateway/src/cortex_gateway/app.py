@@ -12,6 +12,7 @@ from cortex_gateway.api.completions import Completions
 from cortex_gateway.api.counting import Counting
 from cortex_gateway.api.desk import Desk
 from cortex_gateway.api.errors import Ids
+from cortex_gateway.api.watching import Watching
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.aliases import Names
@@ -81,5 +82,6 @@ def build(  # noqa: PLR0913 - each is a part of the whole
     desk = Desk(dispatcher, relay, telemetry, ids, names, config)
     hot: dict[str, ASGIApp] = {path: Completions(desk, *route) for path, route in _ROUTES.items()}
     hot |= {path: Counting(desk, dialect) for path, dialect in _COUNTED.items()}
+    hot["/v1/models/sse"] = Watching(dispatcher, ids)
     hot |= {path.removeprefix("/v1"): handler for path, handler in hot.items()}
     return App(hot, About(dispatcher, Steering(dispatcher, neurons), names, version=version, ids=ids).app())

@@ -40,7 +40,13 @@ AT_ONCE_S = 2.0  # for what is asked of an engine by the way
 AGAIN_S, AGAIN_MAX_S = 0.05, 1.0  # between decisions, when a neuron refuses again and again
 
 _INSTANCE, _REPLICA = neuron_api.INSTANCE.encode(), neuron_api.REPLICA.encode()
-_LINES = f"%bcontent-type: %b\r\n{neuron_api.REQUEST_ID}: %b\r\n{neuron_api.PRIORITY}: %d\r\n{neuron_api.DEADLINE_S}: %d\r\n".encode()
+_OWN = (
+    "content-type: %b",
+    f"{neuron_api.REQUEST_ID}: %b",
+    f"{neuron_api.PRIORITY}: %d",
+    f"{neuron_api.DEADLINE_S}: %d",
+)
+_LINES = ("%b" + "".join(f"{line}\r\n" for line in _OWN)).encode()
 _KNOWN_REPLICAS = 1000
 _JSON = (b"content-type", b"application/json")
 
@@ -173,13 +179,8 @@ class Relay:
     async def _exchange(self, call: Call, lease: Lease) -> Refusal | None:
         want = call.want
         left_s = want.arrived + want.hold_s - call.record.leased
-        lines = _LINES % (
-            self._lines_to(lease),
-            call.wanted.content_type,
-            want.request_id.encode(),
-            want.priority,
-            max(1, left_s),
-        )
+        own = (call.wanted.content_type, want.request_id.encode(), want.priority, max(1, left_s))
+        lines = _LINES % (self._lines_to(lease), *own)
         client = self._neurons.byte_path(lease.neuron.name)
         expect = len(call.payload) > EXPECT_BYTES
         call.record.at_work = True

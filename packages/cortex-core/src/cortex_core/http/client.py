@@ -44,7 +44,7 @@ def header_lines(headers: Headers) -> bytes:
 class Client:
     """A pool for one origin: `http://host:port` or `unix:/path`. Belongs to one event loop.
 
-    `idle_s` lies below the server's keep-alive (75 s), so that a request never meets a connection that is just being
+    `idle_s` lies below the server's keep-alive (125 s), so that a request never meets a connection that is just being
     closed. The number of connections is not bounded: admission is decided elsewhere.
     """
 

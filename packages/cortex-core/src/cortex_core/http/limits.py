@@ -16,7 +16,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     body_grace_s: float = 10.0  # a body may be slow this long, then it must come at body_bytes_per_s
     body_bytes_per_s: int = 1024  # below it: 408
     body_timeout_s: float = 60.0  # for a whole body, while the app reads it; then 408
-    keep_alive_s: float = 75.0  # longer than any client pool of ours keeps a connection
+    keep_alive_s: float = 125.0  # longer than clients keep theirs (protocol H-16), so that none meets a closing one
     write_stall_s: float = 30.0  # a reader that does not take a write buffer in this time is cut
     linger_s: float = 2.0  # after an early answer: how long the rest of the request is read and dropped
     tls_handshake_s: float = 10.0

@@ -73,6 +73,16 @@ class Merged:
         )
 
 
+def statuses(fleet: Fleet) -> dict[str, str]:
+    """Model → what the list calls it: loaded, loading, sleeping, unloaded."""
+    states: dict[str, set[State]] = {model: set() for model in fleet.profiles}
+    for neuron in fleet.neurons.values():
+        for replica in neuron.replicas if neuron.up else ():
+            if replica.model in states:
+                states[replica.model].add(replica.state)
+    return {model: _status(found).value for model, found in states.items()}
+
+
 def feasible(fleet: Fleet, neuron: Neuron) -> dict[str, int]:
     """The profiles that an empty `neuron` could hold, with the context in tokens that the checkpoint promises."""
     picture = Picture(fleet=fleet, now=0.0)
