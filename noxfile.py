@@ -89,6 +89,14 @@ def with_engine(session: nox.Session) -> str:
     return str(said).strip().splitlines()[-1]
 
 
+@nox.session(python=PYTHONS[0])
+def mutants(session: nox.Session) -> None:
+    """100,000 mutated bodies for each surface, new ones each time: none may end in a 500."""
+    install(session, "test")
+    env = {"MUTANTS": "100000", "EXPLORE": "1"}
+    session.run("pytest", "-s", "tests/gateway/test_mutants.py", *session.posargs, env=env)
+
+
 AGENTS = ["@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0", "opencode-ai@1.18.33"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from cortex_core.config.cortex import Gateway
 from cortex_core.fleet import Profile
-from cortex_core.http import ASGIApp, Message
+from cortex_core.http import ASGIApp, Message, Scope
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher
@@ -36,6 +35,25 @@ def app() -> ASGIApp:
     return build(config, dispatcher, neurons, relay, telemetry, Ids("f"), version="1")
 
 
+def scope_of(method: str, path: str, body: bytes, content_type: str = "application/json") -> Scope:
+    return {
+        "type": "http",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", content_type.encode()),
+        ],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 31313),
+    }
+
+
 def ask(app: ASGIApp, method: str, path: str, body: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     sent: list[Message] = []
 
@@ -45,21 +63,8 @@ def ask(app: ASGIApp, method: str, path: str, body: bytes) -> tuple[int, dict[by
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {
-        "type": "http",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", b"localhost"), (b"content-length", b"%d" % len(body))],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 31313),
-    }
-
     async def asked() -> None:
-        await app(scope, receive, send)
+        await app(scope_of(method, path, body), receive, send)
 
     asyncio.run(asked())
     head, *rest = sent
