@@ -1,4 +1,4 @@
-"""The requests that vLLM's own Messages and Responses refuse, through the whole to the real engine: all are answered."""
+"""Requests that vLLM's own Messages and Responses refuse, through the whole to the real engine: all are answered."""
 
 from __future__ import annotations
 
