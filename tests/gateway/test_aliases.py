@@ -56,6 +56,7 @@ PROFILES = (Profile(id="tiny", vram_mb=1000, defaults={"temperature": 0.5, "max_
             Profile(id="Qwen/Qwen3-8B", vram_mb=4000))  # fmt: skip
 CATALOGUE = Catalogue(models=PROFILES, aliases={"claude-*haiku*": "tiny", "helexa/small": "tiny"}, default="tiny")
 USER = [{"role": "user", "content": "Who are you?"}]
+JSON = {"content-type": "application/json"}
 ANTHROPIC = {"anthropic-version": "2023-06-01"}
 
 
@@ -183,3 +184,46 @@ async def test_what_llama_cpps_clients_ask_is_known_without_a_load(beast: Script
     assert (await served.ask("GET", "/props")).status == 400
     assert (await served.ask("GET", "/props?model=nope")).status == 404
     assert beast.loads == []
+
+
+ADAPTED = Profile(id="tiny", vram_mb=1000, adapters={"pirate": "adapters/pirate"}, defaults={"temperature": 0.5})
+TUNED = Catalogue(models=(ADAPTED,), aliases={"claude-*haiku*": "pirate", "talk": "pirate"})
+
+
+@pytest.fixture
+async def tuned(beast: ScriptedNeuron) -> AsyncIterator[Running]:
+    """A gateway whose one model has a LoRA adapter."""
+    beast.ready("tiny", profile=ADAPTED)
+    async with gateway([beast], TUNED, hold_s=5.0, hold_not_streaming_s=5.0) as running:
+        await running.up("beast")
+        yield running
+
+
+@pytest.mark.parametrize("asked", ["pirate", "talk", "claude-haiku-4-5", "anthropic/pirate"])
+async def test_an_adapter_is_served_by_its_models_replicas(beast: ScriptedNeuron, tuned: Running, asked: str) -> None:
+    """The engine knows it by a name of its own, the fleet by its model's; the client hears what it asked for."""
+    beast.answers = says(ANSWER | {"model": "pirate"})
+    got = await tuned.chat(asked)
+    assert (got.status, got.json["model"]) == (200, asked)
+    sent = msgspec.json.decode(beast.asked[0].body)
+    assert (sent["model"], sent["temperature"]) == ("pirate", 0.5)
+    assert beast.loads == []
+    got = await tuned.ask("POST", "/v1/messages", {"model": asked, "max_tokens": 5, "messages": USER})
+    assert (got.status, got.json["model"]) == (200, asked)
+    assert msgspec.json.decode(beast.asked[1].body)["model"] == "pirate"
+
+
+async def test_adapters_are_listed_with_their_model(tuned: Running) -> None:
+    got = await tuned.ask("GET", "/v1/models")
+    assert [(model["id"], model.get("parent")) for model in got.json["data"]] == [
+        ("tiny", None), ("pirate", "tiny"), ("talk", "pirate"),
+    ]  # fmt: skip
+    assert (await tuned.ask("GET", "/v1/models/pirate")).json["parent"] == "tiny"
+
+
+@pytest.mark.parametrize("name", ["pirate", "talk", "claude-haiku-4-5", "tiny"])
+async def test_operators_may_use_the_same_names(beast: ScriptedNeuron, tuned: Running, name: str) -> None:
+    explained = await tuned.ask("POST", "/cortex/v1/explain", {"model": name}, JSON)
+    assert (explained.status, explained.json["model"], explained.json["outcome"]) == (200, "tiny", "served")
+    loaded = await tuned.ask("POST", "/cortex/v1/load", {"model": name}, JSON)
+    assert (loaded.status, loaded.json["neurons"]) == (200, ["beast"])

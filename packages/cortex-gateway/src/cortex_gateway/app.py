@@ -84,4 +84,4 @@ def build(  # noqa: PLR0913 - each is a part of the whole
     hot |= {path: Counting(desk, dialect) for path, dialect in _COUNTED.items()}
     hot["/v1/models/sse"] = Watching(dispatcher, ids)
     hot |= {path.removeprefix("/v1"): handler for path, handler in hot.items()}
-    return App(hot, About(dispatcher, Steering(dispatcher, neurons), names, version=version, ids=ids).app())
+    return App(hot, About(dispatcher, Steering(dispatcher, neurons, names), names, version=version, ids=ids).app())

@@ -5,6 +5,8 @@ The dispatcher plans and carries out; the neuron has the last word, and its refu
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from cortex_core.errors import CortexError
 from cortex_core.fleet import Neuron, Replica
 from cortex_core.gateway_api import (
@@ -19,6 +21,7 @@ from cortex_core.gateway_api import (
 from cortex_core.neuron_api import CordonRequest, PinRequest, UnloadRequest
 from cortex_gateway.commands import OperatorCommands, Refused, Unreachable
 from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.policy.aliases import Names, resolve
 from cortex_gateway.policy.explain import explain
 from cortex_gateway.policy.placement import candidates
 from cortex_gateway.policy.refuse import cannot_fit
@@ -28,16 +31,23 @@ from cortex_gateway.policy.schedule import Swap
 class Steering:
     """Every method raises CortexError with the reason when it is not done."""
 
-    def __init__(self, dispatcher: Dispatcher, commands: OperatorCommands) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        commands: OperatorCommands,
+        names: Names = Names(),  # noqa: B008 - immutable
+    ) -> None:
         self._dispatcher = dispatcher
         self._commands = commands
+        self._names = names
 
     def explain(self, asked: ExplainRequest) -> Explanation:
-        return explain(self._dispatcher.picture(), asked.model, asked.session)
+        return explain(self._dispatcher.picture(), self._meant(asked.model), asked.session)
 
     async def load(self, command: LoadCommand) -> Done:
         """A swap, planned like one for a waiter: nothing busy has to leave for it before its turn is over."""
         began = self._dispatcher.clock()
+        command = structs.replace(command, model=self._meant(command.model))
         picture = self._dispatcher.picture()
         profile = picture.fleet.profiles.get(command.model)
         if profile is None:
@@ -63,6 +73,7 @@ class Steering:
 
     async def unload(self, command: UnloadCommand) -> Done:
         began = self._dispatcher.clock()
+        command = structs.replace(command, model=self._meant(command.model))
         touched = []
         for neuron, replica in self._replicas(command.model, command.neuron):
             request = UnloadRequest(
@@ -80,6 +91,7 @@ class Steering:
         return Done(model=command.model, neurons=tuple(touched), seconds=seconds, let_go=(command.model,))
 
     async def pin(self, command: PinCommand) -> Done:
+        command = structs.replace(command, model=self._meant(command.model))
         if command.neuron is None:
             names = [neuron.name for neuron, _ in self._replicas(command.model, None)]
         else:
@@ -101,6 +113,11 @@ class Steering:
         except (Refused, Unreachable) as error:
             raise _told(command.neuron, error) from error
         return Done(neurons=(command.neuron,))
+
+    def _meant(self, asked: str) -> str:
+        """The model that a name means for requests, an operator means by it too."""
+        found = resolve(self._names, asked, self._dispatcher.fleet.profiles)
+        return asked if found is None else found[0]
 
     def _replicas(self, model: str, name: str | None) -> list[tuple[Neuron, Replica]]:
         self._check_neuron(name)

@@ -30,7 +30,7 @@ from cortex_gateway.api import steer
 from cortex_gateway.api.errors import Ids, dialect_of, rendered
 from cortex_gateway.dispatcher import Dispatcher
 from cortex_gateway.policy import listing
-from cortex_gateway.policy.aliases import Names
+from cortex_gateway.policy.aliases import Names, adapters, resolve
 from cortex_gateway.policy.catalogue import Merged
 from cortex_gateway.steering import Steering
 
@@ -83,7 +83,8 @@ class About:
 
     async def models(self, request: Request) -> Response:
         """The models that can be served, loaded or not. Anthropic's shape for who sends `anthropic-version`."""
-        every = listing.with_aliases(self._merged.models(self._dispatcher.fleet), self._names)
+        fleet = self._dispatcher.fleet
+        every = listing.with_aliases(self._merged.models(fleet), self._names, adapters(fleet.profiles))
         if _is_anthropics(request):
             asked = request.query_params
             page = {key: asked.get(key, "") for key in ("limit", "after_id", "before_id")}
@@ -114,8 +115,8 @@ class About:
     def _model(self, name: str, request: Request) -> Model:
         """The entry of a model by any of its names."""
         fleet = self._dispatcher.fleet
-        model = self._names.model(name, fleet.profiles)
-        found = self._merged.model(fleet, model) if model is not None else None
+        meant = resolve(self._names, name, fleet.profiles)
+        found = self._merged.model(fleet, meant[0]) if meant is not None else None
         if found is None:
             message = f"model: {name}" if _is_anthropics(request) else f"the model `{name}` does not exist"
             raise CortexError("model_not_found", message, param="model")

@@ -13,7 +13,7 @@ from cortex_gateway.call import Call
 from cortex_gateway.dispatcher import Dispatcher, Want
 from cortex_gateway.held import Held
 from cortex_gateway.policy import form
-from cortex_gateway.policy.aliases import Names
+from cortex_gateway.policy.aliases import Names, resolve
 from cortex_gateway.policy.body import MAX_SESSION, Target, Wanted, read
 from cortex_gateway.policy.facts import facts
 from cortex_gateway.record import Record
@@ -69,14 +69,15 @@ class Desk:
         return known
 
     def _find(self, fleet: Fleet, asked: str, dialect: Dialect) -> Target:
-        model = self._names.model(asked, fleet.profiles)
-        if model is None:
+        found = resolve(self._names, asked, fleet.profiles)
+        if found is None:
             shown = asked[:100]
             anthropic = dialect is Dialect.ANTHROPIC_MESSAGES
             message = f"model: {shown}" if anthropic else f"the model `{shown}` does not exist"
             raise CortexError("model_not_found", message, param="model")
+        model, engine = found
         profile = fleet.profiles[model]
-        return Target(model, facts(fleet, profile), profile.defaults)
+        return Target(model, facts(fleet, profile), profile.defaults, "" if engine == model else engine)
 
     async def call(
         self,

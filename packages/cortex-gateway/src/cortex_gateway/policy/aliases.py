@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
+from cortex_core.fleet import Profile
+
 LONG_CONTEXT = "[1m]"  # Claude Code's mark
 DISCOVERABLE = "anthropic/"  # Claude Code lists only models whose names begin so, or with claude
 _WILD = frozenset("*?")
@@ -42,6 +44,18 @@ class Names(Struct, frozen=True, kw_only=True):
             for alias, model in self.aliases.items()
             if model in models and alias not in models and not is_pattern(alias)
         }
+
+
+def adapters(profiles: Mapping[str, Profile]) -> dict[str, str]:
+    """Adapter → the model whose replicas serve it. A model's own name comes before an adapter's."""
+    return {name: profile.id for profile in profiles.values() for name in profile.adapters if name not in profiles}
+
+
+def resolve(names: Names, asked: str, profiles: Mapping[str, Profile]) -> tuple[str, str] | None:
+    """The model that a name means, and what its engine calls it; None: nobody's."""
+    tuned = adapters(profiles)
+    found = names.model(asked, profiles.keys() | tuned.keys())
+    return None if found is None else (tuned.get(found, found), found)
 
 
 def is_pattern(alias: str) -> bool:

@@ -41,6 +41,12 @@ class Target(Struct, frozen=True):
     model: str  # as the fleet calls it
     facts: ModelFacts = ModelFacts()
     defaults: Mapping[str, Any] = {}  # for the engine, where the client says nothing
+    adapter: str = ""  # of the model, which the engine knows by this name
+
+    @property
+    def engine(self) -> str:
+        """What the engine calls it."""
+        return self.adapter or self.model
 
 
 class Engines(Struct, frozen=True):
@@ -109,11 +115,11 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
     asked = _model(values)
     target = resolve(asked)
     if dialect is Dialect.ANTHROPIC_MESSAGES:
-        message = messages.request(values, target.facts, model=target.model, counting=counting)
+        message = messages.request(values, target.facts, model=target.engine, counting=counting)
         payload, stream, session = message.body, message.context.stream, message.context.session
         answer: Answer = message.context
     elif dialect is Dialect.OPENAI_RESPONSES:
-        response = responses.request(values, target.facts, model=target.model, counting=counting)
+        response = responses.request(values, target.facts, model=target.engine, counting=counting)
         payload, stream, session = response.body, response.context.stream, response.context.session
         answer = response.context
     else:
@@ -145,9 +151,9 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
 def _chat(values: Values, asked: str, target: Target) -> tuple[Values, Answer]:
     stream = bool(_value(values, "stream", _flag, "must be true or false"))
     strip = stream and _ask_for_usage(values)
-    engines, context = chat.request(values, target.facts, model=target.model)
-    spliced = asked != target.model or "tools" in engines
-    return engines, Engines(context, target.model, strip, spliced)
+    engines, context = chat.request(values, target.facts, model=target.engine)
+    spliced = asked != target.engine or "tools" in engines
+    return engines, Engines(context, target.engine, strip, spliced)
 
 
 def _completions(values: Values, asked: str, target: Target) -> tuple[Values, Answer]:
@@ -157,7 +163,7 @@ def _completions(values: Values, asked: str, target: Target) -> tuple[Values, An
     strip = stream and _ask_for_usage(values)
     caps.check(values)
     spliced = _rename(values, asked, target)
-    return values, Engines(ChatContext(model=asked, stream=stream), target.model, strip, spliced)
+    return values, Engines(ChatContext(model=asked, stream=stream), target.engine, strip, spliced)
 
 
 def _json(values: Values, asked: str, target: Target) -> tuple[Values, Answer]:
@@ -186,9 +192,9 @@ _PROMPTS: Mapping[Dialect, str] = {
 
 def _rename(values: Values, asked: str, target: Target) -> bool:
     """Gives the model the name that its engine knows; whether it is another."""
-    if asked == target.model:
+    if asked == target.engine:
         return False
-    values["model"] = Raw(encode(target.model))
+    values["model"] = Raw(encode(target.engine))
     return True
 
 

@@ -50,9 +50,9 @@ def read(body: bytes, content_type: str, resolve: Resolve) -> Wanted:
     target = resolve(asked)
     stream = b"stream" in fields and _value(body, fields[b"stream"], "stream") in _TRUE
     payload = body
-    if target.model != asked:
+    if target.engine != asked:
         _, start, end = fields[b"model"]
-        payload = body[:start] + target.model.encode() + body[end:]
+        payload = body[:start] + target.engine.encode() + body[end:]
     _, start, end = fields[b"file"]
     return Wanted(
         model=target.model,
@@ -63,7 +63,7 @@ def read(body: bytes, content_type: str, resolve: Resolve) -> Wanted:
         session="",
         head=hashlib.blake2b(body[start : start + 1024], digest_size=8).hexdigest(),
         payload=payload,
-        answer=Form(asked if target.model != asked else ""),
+        answer=Form(asked if target.engine != asked else ""),
         content_type=content_type.encode("latin-1"),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +16,12 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
 _DISCOVERED = ("claude", "anthropic")
 
 
-def with_aliases(models: Sequence[Model], names: Names) -> tuple[Model, ...]:
-    """The models, and behind them the names that stand for one."""
+def with_aliases(models: Sequence[Model], names: Names, adapters: Mapping[str, str] = {}) -> tuple[Model, ...]:
+    """The models, and behind them their adapters and the names that stand for one."""
     known = {model.id: model for model in models}
-    return (*models, *(alias(known[model], name) for name, model in names.listed(known).items()))
+    tuned = {name: alias(known[model], name) for name, model in adapters.items() if model in known}
+    meant = {name: (known | tuned)[model] for name, model in names.listed(known.keys() | tuned.keys()).items()}
+    return (*models, *tuned.values(), *(alias(model, name) for name, model in meant.items()))
 
 
 def alias(model: Model, name: str) -> Model:
