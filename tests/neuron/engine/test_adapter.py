@@ -184,3 +184,23 @@ def test_the_tool_parser_is_read_off_the_chat_template(tmp_path: Path, template:
     named = chosen(tmp_path, options={"tool_call_parser": "granite"})
     assert "tool_call_parser" not in named
     assert named["enable_auto_tool_choice"]
+
+
+@pytest.mark.parametrize(
+    ("template", "parser"),
+    [
+        ("{{ '<think>' if enable_thinking }}", "qwen3"),
+        ("{{ '<think>' }}", "deepseek_r1"),
+        ("{{ '<|channel|>analysis' }}", "openai_gptoss"),
+        ("{{ 'think' if enable_thinking }}", None),
+        ("{{ messages }}", None),
+    ],
+)
+def test_the_reasoning_parser_is_read_off_the_chat_template(tmp_path: Path, template: str, parser: str | None) -> None:
+    from vllm.reasoning import ReasoningParserManager
+
+    (tmp_path / "chat_template.jinja").write_text(template)
+    assert chosen(tmp_path).get("reasoning_parser") == parser
+    assert "reasoning_parser" not in chosen(tmp_path, options={"reasoning_parser": "granite"})
+    if parser is not None:
+        assert ReasoningParserManager.get_reasoning_parser(parser)

@@ -28,6 +28,7 @@ def prepare(setup: Setup) -> None:
         XDG_CACHE_HOME=str(cache),
         TORCHINDUCTOR_CACHE_DIR=str(cache / "inductor"),
         TRITON_CACHE_DIR=str(cache / "triton"),
+        VLLM_MAX_STOP_STRINGS="64",  # as many as the gateway lets through (protocol A-45)
         VLLM_NO_USAGE_STATS="1",
         DO_NOT_TRACK="1",
         HF_HUB_OFFLINE="1",

@@ -33,6 +33,12 @@ _TOOL_PARSERS = (  # what a chat template says -> the parser for it; the first t
 )
 
 
+_REASONING_PARSERS = (  # likewise, for what a model thinks before it answers: all of these must be said
+    (("<think>", "enable_thinking"), "qwen3"),
+    (("<think>",), "deepseek_r1"),
+    (("<|channel|>analysis",), "openai_gptoss"),
+)
+
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 
 STARTUP: Mapping[Startup, Mapping[str, Any]] = {
@@ -169,13 +175,18 @@ def defaults(spec: LoadSpec, options: Mapping[str, Any], total_memory_mb: int) -
         if not _OF_STARTUP & set(options):
             chosen |= STARTUP[spec.startup]
         chosen["gpu_memory_utilization"] = round(min(0.98, max(0.01, spec.memory_mb / total_memory_mb)), 4)
-    if spec.checkpoint is not None and "tool_call_parser" not in options:
-        template = chat_template(spec.checkpoint, options.get("chat_template"))
+    template = chat_template(spec.checkpoint, options.get("chat_template")) if spec.checkpoint is not None else ""
+    if "reasoning_parser" not in options:
+        for marks, reasoning_parser in _REASONING_PARSERS:
+            if all(mark in template for mark in marks):
+                chosen["reasoning_parser"] = reasoning_parser
+                break
+    if "tool_call_parser" not in options:
         for mark, tool_parser in _TOOL_PARSERS:
             if mark in template:
                 chosen |= {"enable_auto_tool_choice": True, "tool_call_parser": tool_parser}
                 break
-    elif options.get("tool_call_parser"):
+    elif options["tool_call_parser"]:
         chosen["enable_auto_tool_choice"] = True
     return chosen
 
