@@ -165,3 +165,19 @@ def test_agents_ask_for_more_than_a_model_holds(dialect: Dialect, path: str, bod
     for context in (0, 32000, 131072):
         assert wanted.payload_for(context) == wanted.payload
         assert json.loads(wanted.payload)[path] == 32000
+
+
+USAGE = st.sampled_from([b"", b',"stream_options":{}', b',"stream_options":{"include_usage":true,"x":1}'])
+BOUNDS = st.sampled_from([b"", b',"max_tokens":7', b',"max_completion_tokens":9000', b',"max_tokens":7.5'])
+
+
+@given(USAGE, BOUNDS, st.sampled_from([b"", b',"prompt_cache_key":"k"']), st.booleans(), st.sampled_from(["", "real"]))
+def test_both_ways_want_the_same(usage: bytes, bound: bytes, session: bytes, stream: bool, model: str) -> None:
+    """A choice between tools, where there are none, is dropped: it only takes a request off the fast path."""
+    said = b"".join((b'{"model":"m",', MESSAGES, b',"stream":true' if stream else b"", usage, bound, session))
+
+    def resolve(asked: str) -> Target:
+        return Target(model or asked, defaults={"temperature": 1, "max_tokens": 5})
+
+    fast, slow = (bodies.read(said + more + b"}", CHAT, resolve) for more in (b"", b',"parallel_tool_calls":true'))
+    assert fast == slow

@@ -112,6 +112,8 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
         CortexError: bad_request, naming the field where there is one; or what `resolve` raises.
     """
     values = parse(body)
+    if dialect is Dialect.OPENAI_CHAT and (plain := chat.plain(body, values)) is not None:
+        return _as_it_is(plain, values, resolve(plain.model))
     asked = _model(values)
     target = resolve(asked)
     if dialect is Dialect.ANTHROPIC_MESSAGES:
@@ -141,10 +143,31 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
         tokens=len(prompt) // BYTES_A_TOKEN + min(bound or TOKENS, TOKENS),
         prompt_tokens=prompt_tokens,
         session=session,
-        head=f"{zlib.crc32(prompt[:HEAD_BYTES]):08x}",
+        head=_digest(prompt),
         payload=payload,
         answer=answer,
         bound=bound,
+    )
+
+
+def _as_it_is(plain: chat.Plain, values: Values, target: Target) -> Wanted:
+    """The fast path: what `read` makes of a chat request in which nothing has to be changed."""
+    options = plain.stream_options
+    strip = bool(plain.stream) and not (options and options.include_usage) and _ask_for_usage(values)
+    renamed = _rename(values, plain.model, target)
+    payload = encode(_with_defaults(values, target.defaults) if target.defaults else values)
+    prompt = memoryview(values["messages"])
+    bound = plain.max_completion_tokens or plain.max_tokens or TOKENS
+    return Wanted(
+        model=target.model,
+        asked=plain.model,
+        stream=bool(plain.stream),
+        tokens=len(prompt) // BYTES_A_TOKEN + min(bound, TOKENS),
+        prompt_tokens=max(1, len(payload) // BYTES_A_TOKEN),
+        session=plain.prompt_cache_key[:MAX_SESSION],
+        head=_digest(prompt),
+        payload=payload,
+        answer=Engines(chat.ChatContext(model=plain.model, stream=bool(plain.stream)), target.model, strip, renamed),
     )
 
 
@@ -196,6 +219,10 @@ def _rename(values: Values, asked: str, target: Target) -> bool:
         return False
     values["model"] = Raw(encode(target.engine))
     return True
+
+
+def _digest(prompt: memoryview) -> str:
+    return f"{zlib.crc32(prompt[:HEAD_BYTES]):08x}"
 
 
 def _model(values: Values) -> str:

@@ -1,7 +1,4 @@
-"""A chat completions request, changed only where an engine would refuse it, not see it, or be harmed by it.
-
-Most requests hold nothing that a rule speaks of: their keys say so in one comparison, and the rules are not run.
-"""
+"""A chat completions request, changed only where an engine would refuse it, not see it, or be harmed by it."""
 
 from __future__ import annotations
 
@@ -21,19 +18,12 @@ _string = msgspec.json.Decoder(str).decode
 _flag = msgspec.json.Decoder(bool).decode
 _stops = msgspec.json.Decoder(str | list[str]).decode
 
-RULED: Final = caps.KEYS | tools.KEYS | {"stop", "reasoning_effort"}
-"""Every key that `ruled` looks at: without any of them it changes and refuses nothing."""
-
-
 class ChatContext(Struct, frozen=True, kw_only=True):
     """What splicing the answer needs of the request."""
 
     model: str  # as requested: the answer says the same
     stream: bool = False
     tools: tools.Tools = tools.Tools()
-
-
-_NO_TOOLS: Final = tools.Tools()
 
 
 class Normal(NamedTuple):
@@ -56,34 +46,26 @@ def request(body: bytes | Mapping[str, Raw], facts: ModelFacts, *, model: str = 
     if not asked:
         raise bad("model", "is required")
     stream = field(values, "stream", _flag) or False
-    known = _NO_TOOLS if RULED.isdisjoint(values) else ruled(values)
+    caps.check(values)
     if absent(values.get("messages")):
         raise bad("messages", "is required")
     if model and model != asked:
         values["model"] = Raw(encode(model))
+    known = tools.normalise(values)
     values["messages"] = messages.normalise(values["messages"], facts, asked)
     _lengths(values)
     if not stream:
         values.pop("stream_options", None)
-    return Normal(values, ChatContext(model=asked, stream=stream, tools=known))
-
-
-def ruled(values: dict[str, Raw]) -> tools.Tools:
-    """Everything but messages, lengths and names."""
-    caps.check(values)
     _stop(values)
     _effort(values)
-    return tools.normalise(values)
+    return Normal(values, ChatContext(model=asked, stream=stream, tools=known))
 
 
 def _lengths(values: dict[str, Raw]) -> None:
     """0 or null means no bound of the client's."""
     for key in ("max_tokens", "max_completion_tokens"):
-        if key in values and caps.one(values, key) in _UNBOUNDED:
+        if key in values and caps.one(values, key) in (None, 0):
             del values[key]
-
-
-_UNBOUNDED: Final = (None, 0)
 
 
 def _stop(values: dict[str, Raw]) -> None:
