@@ -282,7 +282,10 @@ class Neuron(Struct, frozen=True, kw_only=True):
     ahead: frozenset[str] = frozenset()  # replicas that an answer told more of than the events so far
 
     def replica(self, replica_id: str) -> Replica | None:
-        return next((r for r in self.replicas if r.id == replica_id), None)
+        for replica in self.replicas:
+            if replica.id == replica_id:
+                return replica
+        return None
 
     def checkpoint(self, profile: Profile) -> Checkpoint | None:
         return self.checkpoints.get(profile.source or profile.id)

@@ -238,5 +238,4 @@ class Relay:
         if said.error is not None:
             raise engine_error(said.error, call.dialect)
         call.record.usage, call.record.finish_reason = said.usage, said.finish_reason
-        call.headers.append(_JSON)
         return call.rendering.whole(body)

@@ -92,11 +92,14 @@ class _SplicedTap(StreamTap):
         return self._stream.feed(events)
 
 
+_NO_TAP = StreamTap()  # of an answer that is no stream
+
+
 class Same:
     """Chat completions and completions."""
 
     def __init__(self, answer: Engines, dialect: Dialect, request_id: str) -> None:
-        self.tap: StreamTap = _SplicedTap(answer) if answer.context.stream else StreamTap()
+        self.tap: StreamTap = _SplicedTap(answer) if answer.context.stream else _NO_TAP
         self._answer = answer
         self._dialect = dialect
         self._request_id = request_id

@@ -7,6 +7,7 @@ import http
 from cortex_core.http.asgi import Headers
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _END_OF_CHUNKS = b"0\r\n\r\n"
 
 
@@ -19,12 +20,12 @@ class AnswerFraming:
         """Raises ValueError for a header that would split the head. `date` is the whole Date line."""
         head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         length: int | None = None
-        for name, value in headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name in (b"transfer-encoding", b"connection"):
-                continue  # the connection's business, not the app's
-            head.append(b"%b: %b\r\n" % (name, value))
+        for header in headers:
+            if header[0] in _FRAMING:
+                if header[0] != b"content-length":
+                    continue  # the connection's business, not the app's
+                length = int(header[1])
+            head.append(b"%b: %b\r\n" % header)
         self._bodyless = method == "HEAD" or status in (204, 304) or status < 200
         self._remaining = None if self._bodyless else length
         self._chunked = length is None and not self._bodyless and version == "1.1"

@@ -71,9 +71,9 @@ class Request:
             if message["type"] == "http.disconnect":
                 raise Disconnected
             piece = message["body"]
-            pieces.append(piece)
             size += len(piece)
             if limit_bytes is not None and size > limit_bytes:
                 raise BodyTooLarge(limit_bytes)
             if not message["more_body"]:
-                return b"".join(pieces)
+                return b"".join((*pieces, piece)) if pieces else piece
+            pieces.append(piece)

@@ -57,8 +57,9 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
 
     def ready(self, model: str) -> Iterator[tuple[Neuron, Replica]]:
         """Those that take new requests, as far as is known here."""
+        condemned = self.condemned if self.intents else ()
         for neuron, replica in self.replicas(model):
-            if replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in self.condemned:
+            if replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in condemned:
                 yield neuron, replica
 
     @cached_property

@@ -229,12 +229,14 @@ class Body(Struct, frozen=True):
 def read_body(body: bytes) -> Body:
     """Usage and finish reason of a whole answer, or the error that it is."""
     try:
-        answer = _decode(body)
+        answer = _decode_later(body)
     except NOT_JSON:
         return Body(error=b'{"message":"no JSON"}')
     if answer.error is not None:
         return Body(error=msgspec.json.encode(answer.error))
-    reason = next((choice.finish_reason for choice in answer.choices if choice.finish_reason), "")
+    reason = ""
+    for choice in answer.choices:
+        reason = reason or choice.finish_reason or ""
     if reason in GAVE_UP:
         return Body(error=b'{"message":"gave up"}')
     return Body(_plain(answer.usage) if answer.usage else None, reason)

@@ -18,6 +18,7 @@ _string = msgspec.json.Decoder(str).decode
 _flag = msgspec.json.Decoder(bool).decode
 _stops = msgspec.json.Decoder(str | list[str]).decode
 
+
 class ChatContext(Struct, frozen=True, kw_only=True):
     """What splicing the answer needs of the request."""
 
