@@ -46,7 +46,7 @@ class Plain(Struct, gc=False):
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     messages: Annotated[list[_Said], Meta(min_length=1)]
     stream: bool | None = None
-    stream_options: _StreamOptions | None | UnsetType = UNSET
+    stream_options: _StreamOptions | UnsetType | None = UNSET
     max_tokens: _Bound = UNSET
     max_completion_tokens: _Bound = UNSET
     prompt_cache_key: str = ""
