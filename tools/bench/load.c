@@ -1,13 +1,13 @@
 /* Asks one path of a server on loopback, reads every answer to its end, and prints a line of figures as JSON.
  *
- *     load PORT BODY_FILE CONNECTIONS SECONDS [stream] [rate N] [spread MS] [hold]
+ *     load PORT BODY_FILE CONNECTIONS SECONDS [path P] [stream] [rate N] [spread MS] [hold]
  *
  * Closed loop: each connection asks again as soon as it was answered; what has begun when the time is over is still
  * read. `rate`: N requests a second at fixed times over as many connections as that takes, up to CONNECTIONS, and times
  * count from when a request was due. `spread`: the connections begin within so many milliseconds. `hold`: each asks
  * once; a line is printed when all have had their first byte, and all stay open until standard input ends.
  *
- * An answer counts when it is 200 and whole: a stream must end with [DONE]. One thread, one epoll loop.
+ * An answer counts when it is 200 and whole: a stream must end as those of its path do. One thread, one epoll loop.
  */
 #include "wire.h"
 
@@ -31,7 +31,7 @@ typedef struct {
     size_t size, room;
 } Samples;
 
-static const char *port;
+static const char *port, *path = "/v1/chat/completions", *last_words = "[DONE]\n\n";
 static Bytes request;
 static bool streams, hold;
 static int poller, open_count, first_count; /* requests under way; first bytes that came */
@@ -87,7 +87,8 @@ static void end(Conn *conn, const char *why) {
     conn->busy = false;
     open_count--;
     if (!why && conn->status != 200) why = "status";
-    if (!why && streams && memcmp(conn->tail, "[DONE]\n\n", 8)) why = "no [DONE]";
+    size_t size = strlen(last_words);
+    if (!why && streams && memcmp(conn->tail + 8 - size, last_words, size)) why = "no terminal event";
     if (!why && conn->body_size < 50) why = "a short body";
     if (why) {
         bad++;
@@ -210,10 +211,10 @@ static void compose(const char *body_file) {
     char head[512];
     if (!body.at) die(body_file);
     append(&request, head, sprintf(head,
-                                   "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%s\r\n"
+                                   "POST %s HTTP/1.1\r\nhost: 127.0.0.1:%s\r\n"
                                    "content-type: application/json\r\nauthorization: Bearer sk-bench\r\n"
                                    "content-length: %zu\r\n\r\n",
-                                   port, body.size));
+                                   path, port, body.size));
     append(&request, body.at, body.size);
 }
 
@@ -230,17 +231,20 @@ static void wait_for_events(int timeout_ms, bool paced) {
 
 int main(int count, char **arguments) {
     if (count < 5) {
-        fputs("usage: load PORT BODY_FILE CONNECTIONS SECONDS [stream] [rate N] [spread MS] [hold]\n", stderr);
+        fputs("usage: load PORT BODY_FILE CONNECTIONS SECONDS [path P] [stream] [rate N] [spread MS] [hold]\n", stderr);
         return 2;
     }
     double rate = 0, spread_ms = 0;
     for (int i = 5; i < count; i++) {
+        if (!strcmp(arguments[i], "path")) path = arguments[++i];
         if (!strcmp(arguments[i], "stream")) streams = true;
         if (!strcmp(arguments[i], "hold")) hold = true;
         if (!strcmp(arguments[i], "rate")) rate = atof(arguments[++i]);
         if (!strcmp(arguments[i], "spread")) spread_ms = atof(arguments[++i]);
     }
     port = arguments[1];
+    if (!strcmp(path, "/v1/messages")) last_words = "stop\"}\n\n"; /* of message_stop */
+    if (!strcmp(path, "/v1/responses")) last_words = "}}}\n\n"; /* of the usage in response.completed */
     conn_count = atoi(arguments[3]);
     conns = calloc(conn_count, sizeof *conns);
     idle = calloc(conn_count, sizeof *idle);

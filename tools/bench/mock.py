@@ -84,14 +84,32 @@ def _documents() -> dict[str, bytes]:
     return {name: msgspec.json.encode(document) for name, document in documents.items()} | events
 
 
+WORDS = "hello " * 20
+
+
+def messages() -> bytes:
+    """The body of a Messages stream."""
+    said = [{"role": "user", "content": WORDS}]
+    return _compact({"model": MODEL, "max_tokens": TOKENS, "stream": True, "messages": said})
+
+
+def responses() -> bytes:
+    """The body of a Responses stream."""
+    return _compact({"model": MODEL, "max_output_tokens": TOKENS, "stream": True, "input": WORDS})
+
+
 def request(*, stream: bool = False, usage: bool = False) -> bytes:
     """The body of a chat completion. `usage`: the client itself asks for it in the stream."""
     body: dict[str, Any] = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": "hello " * 20}],
+        "messages": [{"role": "user", "content": WORDS}],
         "max_tokens": TOKENS,
         "stream": stream,
     }
     if usage:
         body["stream_options"] = {"include_usage": True}
+    return _compact(body)
+
+
+def _compact(body: dict[str, Any]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()

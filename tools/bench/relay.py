@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.bench.cores import cores
 from tools.bench.load import Failed, Load
-from tools.bench.mock import Mock, request
+from tools.bench.mock import Mock, messages, request, responses
 from tools.bench.native import Missing
 from tools.bench.outcome import Figures, Outcome
 from tools.bench.peers import PEERS
@@ -35,7 +35,9 @@ JSON = request()
 PLAIN = request(stream=True, usage=True)  # bytes go through as they are
 SPLICED = request(stream=True)  # this client did not ask for usage: ours needs it, and takes it out again
 
-MEASURES = ("json", "plain", "spliced", "paced", "fixed_rate", "memory")
+TRANSLATED = {"messages": messages(), "responses": responses()}  # from the engine's chat stream, by ours alone
+
+MEASURES = ("json", "plain", "spliced", "translated", "paced", "fixed_rate", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class _Bench:
                 except Failed as failed:
                     self._fail(system, f"{name}: {failed}")
         _subtract_direct(figures)
+        _compare_translated(figures[OURS])
         return figures
 
     def memory(self, systems: list[System], into: Mapping[str, Figures]) -> None:
@@ -133,6 +136,7 @@ class _Bench:
             "json": self._json,
             "plain": self._plain,
             "spliced": self._spliced,
+            "translated": self._translated,
             "paced": self._paced,
             "fixed_rate": self._fixed_rate,
         }
@@ -163,6 +167,15 @@ class _Bench:
         ran = self._load.run(system, SPLICED, CONNECTIONS, self._seconds, "stream")
         return {"spliced_per_s": ran.requests_per_s, "spliced_cpu_us": ran.cpu_us_per_request}
 
+    def _translated(self, system: System) -> Figures:
+        figures: Figures = {}
+        if system.name == OURS:
+            for dialect, body in TRANSLATED.items():
+                ran = self._load.run(system, body, CONNECTIONS, self._seconds, "stream", "path", f"/v1/{dialect}")
+                figures[f"{dialect}_per_s"] = ran.requests_per_s
+                figures[f"{dialect}_cpu_us"] = ran.cpu_us_per_request
+        return figures
+
     def _paced(self, system: System) -> Figures:
         if system.slow:
             return {}
@@ -180,6 +193,13 @@ class _Bench:
             return {}
         ran = self._load.run(system, PLAIN, WAITING, self._seconds, "stream", "rate", str(FIXED_RATE))
         return {"ttft_p50_ms": ran.ttft_p50_ms, "ttft_p99_ms": ran.ttft_p99_ms}
+
+
+def _compare_translated(figures: Figures) -> None:
+    """The rate of translated streams as a share of the plain ones' in the same round."""
+    for dialect in TRANSLATED:
+        if "streams_per_s" in figures and f"{dialect}_per_s" in figures:
+            figures[f"{dialect}_share"] = figures[f"{dialect}_per_s"] / figures["streams_per_s"]
 
 
 def _subtract_direct(figures: dict[str, Figures]) -> None:

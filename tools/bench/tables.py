@@ -33,6 +33,12 @@ RELAY = (
     Row("chunk_cpu_us", "CPU µs a chunk"),
     Row("spliced_per_s", "spliced streams/s", True),
     Row("spliced_cpu_us", "CPU µs a spliced stream", ratios=((ROUTER, 0.8), (SMG, 0.6))),
+    Row("messages_per_s", "Messages streams/s, translated"),
+    Row("messages_cpu_us", "CPU µs a Messages stream"),
+    Row("messages_share", "Messages: rate ÷ the untranslated streams'", True, limit=0.6),
+    Row("responses_per_s", "Responses streams/s, translated"),
+    Row("responses_cpu_us", "CPU µs a Responses stream"),
+    Row("responses_share", "Responses: rate ÷ the untranslated streams'", True, limit=0.6),
     Row("paced_cpu_us", "CPU µs a token, 64 streams × 100 tokens/s", limit=30.0),
     Row("added_ttft_p50_ms", "added TTFT p50 ms at 200 requests/s", limit=1.0),
     Row("added_ttft_p99_ms", "added TTFT p99 ms at 200 requests/s", limit=5.0),
@@ -66,7 +72,8 @@ def _goal(row: Row, outcome: Outcome) -> str:
     verdicts = []
     if row.limit is not None:
         value = outcome.median(OURS, row.figure)
-        verdicts.append(f"≤ {row.limit:g} {mark(value is not None and value <= row.limit)}")
+        met = value is not None and (value >= row.limit if row.more_is_better else value <= row.limit)
+        verdicts.append(f"{'≥' if row.more_is_better else '≤'} {row.limit:g} {mark(met)}")
     for peer, wanted in row.ratios:
         ratio = outcome.ratio(row.figure, OURS, peer)
         if ratio is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -23,14 +25,16 @@ class Setup(Struct, frozen=True):
 
     config: CortexConfig
     catalogue: Catalogue
+    counts: str  # the file into which it puts its last metrics
 
 
 class Child(Life):
     """The parent's end of sending, or its death, asks to stop; ours says that we accept no more."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, counts: str) -> None:
         super().__init__()
         self._control = control
+        self._counts = counts
 
     def started(self, address: str, metrics: str) -> None:  # noqa: ARG002 - the parent has both
         calm_the_collector()
@@ -41,6 +45,11 @@ class Child(Life):
     def stopping(self) -> None:
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.shutdown(socket.SHUT_WR)
+
+    def ended(self, metrics: bytes) -> None:
+        with contextlib.suppress(OSError):  # the parent is gone
+            Path(self._counts + ".part").write_bytes(metrics)
+            Path(self._counts + ".part").rename(self._counts)
 
     def signalled(self) -> None:
         """A service manager may signal every process of ours: that is no second signal. The parent kills if it must."""
@@ -60,7 +69,7 @@ def main() -> None:
 
 
 async def _serve(setup: Setup, control: socket.socket) -> None:
-    await serve(setup.config, setup.catalogue, Child(control))
+    await serve(setup.config, setup.catalogue, Child(control, setup.counts))
 
 
 def _read(control: socket.socket, size: int) -> bytes:

@@ -35,6 +35,9 @@ class Life:
     def stopping(self) -> None:
         """It accepts no more, and drains."""
 
+    def ended(self, metrics: bytes) -> None:
+        """Everything has been counted: this is the last that can be scraped."""
+
     def signalled(self) -> None:
         """SIGTERM or SIGINT: the first one asks to stop, the second one ends the process as it would without us."""
         if self.stop.is_set():

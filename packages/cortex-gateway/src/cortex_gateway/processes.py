@@ -2,7 +2,8 @@
 
 The parent binds a listening socket for each (SO_REUSEPORT: the kernel spreads connections over them) and keeps them
 open, so that a gateway which dies, or is told to end, refuses nobody: what waits in its socket is served by its
-replacement. The parent itself serves the metrics of all as one. A child's counts since the last scrape die with it.
+replacement. The parent itself serves the metrics of all as one. A child that is told to end leaves its last counts in a
+file; of one that dies, those since the last scrape die with it.
 
 Between the parent and a child lies one socket (see `child`): the setup goes over it, then only ends of sending.
 """
@@ -20,6 +21,7 @@ import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 
 import msgspec
 from msgspec import structs
@@ -103,8 +105,9 @@ async def _beat(life: Life, children: Children) -> None:
 class Child:
     """A gateway's process, and what it last said of itself."""
 
-    def __init__(self, process: Process, control: socket.socket, metrics: socket.socket) -> None:
+    def __init__(self, process: Process, control: socket.socket, metrics: socket.socket, counts: Path) -> None:
         self.process = process
+        self.counts = counts
         self.serves = False
         self.report: Report = {}
         self._control = control
@@ -141,6 +144,14 @@ class Child:
                 self.report = read((await response.read(MAX_METRICS_BYTES)).decode())
         except (TimeoutError, ConnectFailed, BrokenResponse, BodyTooLarge) as error:
             log.warning("gateway process %d does not tell its metrics: %s", self.process.pid, error)
+
+    async def ended(self) -> int:
+        """Its status, once it is gone, and has left its last counts if it could."""
+        status = await self.process.wait()
+        with contextlib.suppress(FileNotFoundError):
+            self.report = read(self.counts.read_text())
+            self.counts.unlink()
+        return status
 
     async def close(self) -> None:
         await self._client.close()
@@ -208,6 +219,7 @@ class Children:
 
     async def _start(self, listener: socket.socket) -> tuple[Child, Setup]:
         self._made += 1
+        counts = Path(self._folder, f"{self._made}.counts")
         with ExitStack() as opened:
             metrics_listener = opened.enter_context(bind(f"unix:{self._folder}/{self._made}"))
             fds = listener.fileno(), metrics_listener.fileno()
@@ -222,12 +234,12 @@ class Children:
             )
             theirs.close()
             opened.pop_all()
-        child = Child(process, ours, metrics_listener)
+        child = Child(process, ours, metrics_listener, counts)
         self._alive[child] = None
         gateway = structs.replace(
             self._config.gateway, listen=f"fd:{fds[0]}", metrics_listen=f"fd:{fds[1]}", processes=1
         )
-        return child, Setup(structs.replace(self._config, gateway=gateway), self._catalogue)
+        return child, Setup(structs.replace(self._config, gateway=gateway), self._catalogue, str(counts))
 
     async def _attend(self, child: Child, setup: Setup) -> None:
         """From its start until it accepts no more."""
@@ -238,7 +250,7 @@ class Children:
             await child.accepts_no_more()
 
     async def _bury(self, child: Child) -> None:
-        status = await child.process.wait()
+        status = await child.ended()
         if status:
             log.warning("gateway process %d ended with %d", child.process.pid, status)
         del self._alive[child]

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib import metadata
 
+from prometheus_client import generate_latest
+
 from cortex_core.config import Catalogue, CortexConfig
 from cortex_core.http import ASGIApp, Limits, Server, address_of, bind
 from cortex_gateway.api.errors import Ids, ServerErrors
@@ -49,6 +51,7 @@ async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
         listener = stack.enter_context(bind(config.gateway.listen))
         metrics_listener = stack.enter_context(bind(config.gateway.metrics_listen))
         addresses = address_of(listener), address_of(metrics_listener)
+        stack.callback(lambda: life.ended(generate_latest(telemetry.registry)))
         ends = stack.enter_context(Ends(telemetry.ended))
         neurons = await stack.enter_async_context(
             Neurons(config.neurons, gateway=gateway, token=config.fleet.token, on_finished=ends.finished)
