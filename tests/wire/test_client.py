@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,69 @@ async def test_a_stream_comes_as_it_comes() -> None:
             go_on.set()
             assert await response.read_some() == b"data: 2\n\n"
             assert await response.read_some() == b""
+
+
+class Sleeps:
+    """Awaits something, and counts how often that waits."""
+
+    def __init__(self, waits: Coroutine[Any, Any, None]) -> None:
+        self._waits = waits
+        self.count = 0
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        for waited_for in self._waits.__await__():
+            self.count += 1
+            yield waited_for
+
+
+async def test_what_is_poured_wakes_nobody() -> None:
+    taken = asyncio.Event()
+    pieces: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with EventStream(send) as stream:
+            await stream.start(200)
+            for number in range(50):
+                await stream.write(b"data: %d\n\n" % number)
+                await taken.wait()
+                taken.clear()
+            await stream.end()
+
+    def take(data: bytes) -> bool:
+        pieces.append(data)
+        taken.set()
+        return True
+
+    async with serving(app) as server, client_of(server) as client:
+        async with client.request("GET", "/") as response:
+            sleeps = Sleeps(response.pour(take))
+            await sleeps
+            assert pieces == [b"data: %d\n\n" % number for number in range(50)]
+            assert sleeps.count <= 2
+            assert response.ended
+
+
+async def test_who_pours_no_more_reads_the_rest() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with EventStream(send) as stream:
+            await stream.start(200)
+            for _ in range(100):
+                await stream.write(b"x" * 1000)
+                await asyncio.sleep(0)
+            await stream.end()
+
+    sizes: list[int] = []
+
+    def take(data: bytes) -> bool:
+        sizes.append(len(data))
+        return len(sizes) % 2 == 1
+
+    async with serving(app) as server, client_of(server) as client:
+        async with client.request("GET", "/") as response:
+            while not response.ended:
+                await response.pour(take)
+                sizes.append(len(await response.read_some()))
+        assert sum(sizes) == 100_000
 
 
 async def test_leaving_early_aborts_at_once() -> None:

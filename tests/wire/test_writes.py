@@ -73,3 +73,28 @@ async def test_what_arrives_together_is_read_together() -> None:
             assert await response.read_some() == b"data: 0\n\ndata: 1\n\ndata: 2\n\ndata: [DONE]\n\n"
             assert await response.read_some() == b""
         await client.close()
+
+
+async def test_a_push_is_written_at_once_or_not_at_all() -> None:
+    """For a reader that is behind nothing more is taken, and nothing is lost."""
+    said: list[bytes] = []
+
+    async def pushing(scope: Scope, receive: Receive, send: Send) -> None:
+        async with EventStream(send) as stream:
+            assert not stream.push(b"too early")
+            await stream.start(200)
+            number = 0
+            while stream.push(piece := b"%d " % number * 1000):
+                said.append(piece)
+                number += 1
+            assert sum(map(len, said)) < 8 << 20  # what kernels hold, and no more
+            await stream.write(piece)  # waits until the reader has gone on
+            assert stream.push(b"on")
+            said.extend((piece, b"on"))
+            await stream.end()
+
+    async with serving(pushing) as server, raw(server) as client:
+        await client.send(request())
+        answer = await client.answer()
+        assert answer.clean
+        assert answer.body == b"".join(said)
