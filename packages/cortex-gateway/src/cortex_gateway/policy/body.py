@@ -157,17 +157,19 @@ def _as_it_is(plain: chat.Plain, values: Values, target: Target) -> Wanted:
     renamed = _rename(values, plain.model, target)
     payload = encode(_with_defaults(values, target.defaults) if target.defaults else values)
     prompt = memoryview(values["messages"])
-    bound = plain.max_completion_tokens or plain.max_tokens or TOKENS
+    bound = plain.max_completion_tokens or plain.max_tokens or 0
+    context = ChatContext(model=plain.model, stream=bool(plain.stream))
     return Wanted(
         model=target.model,
         asked=plain.model,
         stream=bool(plain.stream),
-        tokens=len(prompt) // BYTES_A_TOKEN + min(bound, TOKENS),
+        tokens=len(prompt) // BYTES_A_TOKEN + min(bound or TOKENS, TOKENS),
         prompt_tokens=max(1, len(payload) // BYTES_A_TOKEN),
         session=plain.prompt_cache_key[:MAX_SESSION],
         head=_digest(prompt),
         payload=payload,
-        answer=Engines(chat.ChatContext(model=plain.model, stream=bool(plain.stream)), target.model, strip, renamed),
+        answer=Engines(context, target.engine, strip, renamed),
+        bound=bound,
     )
 
 
