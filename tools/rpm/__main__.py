@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,19 +38,27 @@ def main() -> int:
         began = time.monotonic()
         said = sources.wheelhouse(python)[1]  # while there is a network
         print(f"  ✓ {'wheels':<12} {time.monotonic() - began:5.1f} s  {said}", flush=True)
-        return in_a_namespace()
+        if unshare := namespace():
+            return again_in(unshare)
+        print("  – a root of its own needs root, or subordinate users (newuidmap): only built and linted here")
     from tools.rpm.prove import prove
 
     with tempfile.TemporaryDirectory(prefix="cortex-rpm-", dir="/tmp") as folder:
         return prove(Path(folder), python, long=options.long)
 
 
-def in_a_namespace() -> int:
-    """This command again, with mounts of its own, and a network where the real ports are free."""
+def namespace() -> list[str]:
+    """What gives a command mounts and a network of its own, where the real ports are free; nothing where it may not."""
     rootless = ["--map-root-user", "--map-auto"] if os.geteuid() else []
-    arguments = [tool("unshare", "util-linux"), *rootless, "--mount", "--net", "--propagation=private"]
-    arguments += ["sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-m", "tools.rpm", *sys.argv[1:]]
-    return os.spawnve(os.P_WAIT, arguments[0], arguments, {**os.environ, INSIDE: str(os.getpid())})  # noqa: S606 - ourselves
+    unshare = [tool("unshare", "util-linux"), *rootless, "--mount", "--net", "--propagation=private"]
+    return unshare if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0 else []
+
+
+def again_in(unshare: list[str]) -> int:
+    """This command again, in such a place."""
+    command = [*unshare, "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+    command += [sys.executable, "-m", "tools.rpm", *sys.argv[1:]]
+    return subprocess.run(command, env={**os.environ, INSIDE: str(os.getpid())}, check=False).returncode
 
 
 def srpm(spec: str, out: Path, python: str) -> int:
