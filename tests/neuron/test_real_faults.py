@@ -35,7 +35,7 @@ from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 LONG = os.environ.get("FAULTS") == "1"
 TRIES = 100 if LONG else 6
 ROUNDS = 5 if LONG else 1
-DEATHS = 10 if LONG else 1
+DEATHS = 6 if LONG else 1
 KILLS = int(os.environ.get("KILLS", "100" if LONG else "3"))
 SEED = int(os.environ.get("SEED", "7"))
 FIRST, SECOND, THIRD = MODELS

@@ -51,9 +51,12 @@ def _relay(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
 def _neuron(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
     from tools.bench import neuron, tables
 
-    plan = neuron.Plan(options.seconds, options.rounds, tuple(options.streams), options.loads, options.stock_starts)
+    model = neuron.LARGE if options.large else neuron.TINY
+    streams = tuple(options.streams)
+    plan = neuron.Plan(options.seconds, options.rounds, streams, options.loads, options.stock_starts, model)
     outcome = neuron.run(plan)
-    return "Neuron", tables.neuron_table(outcome, plan), tables.neuron_notes(outcome, plan)
+    heading = "Neuron, an engine that is busy" if options.large else "Neuron"
+    return heading, tables.neuron_table(outcome, plan), tables.neuron_notes(outcome, plan)
 
 
 def _schedule(options: argparse.Namespace) -> tuple[str, Table, list[str]]:
@@ -98,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     neuron.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64], help="at a time (default 1 4 16 64)")
     neuron.add_argument("--loads", type=int, default=10, help="loads and unloads of ours (default 10)")
     neuron.add_argument("--stock-starts", type=int, default=3, help="starts and stops of stock vLLM (default 3)")
+    neuron.add_argument("--large", action="store_true", help="with a model that keeps the engine computing")
     schedule = commands.add_parser("schedule", help="what a decision of the dispatcher costs")
     for command in (relay, neuron):
         command.add_argument("--seconds", type=float, default=2.0, help="of each run (default 2)")

@@ -19,21 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench.cores import cores
+from tools.bench.large import make_large
 from tools.bench.load import Failed, Load
 from tools.bench.mock import free_port
 from tools.bench.native import Missing
 from tools.bench.outcome import Figures, Outcome
-from tools.bench.processes import family
+from tools.bench.processes import family, own_cpu_s, own_rss_mb
 from tools.bench.systems import System
 from tools.runner import client
 from tools.runner.children import Child, Children
 from tools.runner.client import BadAnswer
 from tools.runner.environment import variables
 from tools.runner.report import step
-from tools.tinymodel.fleet import CHECKPOINT, make_models
+from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 
 STOCK, NEURON, BOTH = "stock vLLM", "neuron", "gateway + neuron"
-MODEL = "tiny-beast"
+TINY, LARGE = "tiny-beast", "large"
 TOKENS = 64  # of an answer, exactly: its end is ignored
 CONTEXT, KV_MB, MEMORY_MB = 1024, 64, 2000
 START_S = 300.0
@@ -59,6 +60,7 @@ class Plan:
     streams: tuple[int, ...] = (1, 4, 16, 64)
     loads: int = 10
     stock_starts: int = 3
+    model: str = TINY
 
 
 def run(plan: Plan) -> Outcome:
@@ -77,9 +79,9 @@ def run(plan: Plan) -> Outcome:
         tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as temporary,  # a socket's path is short
         Children(Path(temporary), variables() | ENGINE_ENVIRONMENT) as children,
     ):
-        host = _Host(children, Path(temporary))
+        host = _Host(children, Path(temporary), plan.model)
         with step("neuron and gateway"):
-            host.start_ours()
+            host.start_ours(outcome)
         with step(f"{plan.loads} loads and unloads") as line:
             outcome.rounds += [{NEURON: host.load_and_unload()} for _ in range(plan.loads)]
             line.detail = f"median {outcome.median(NEURON, 'load_s'):.2f} s"
@@ -96,27 +98,32 @@ def run(plan: Plan) -> Outcome:
             with step(f"round {number + 1} of {plan.rounds}"):
                 turn = number % len(systems)
                 order = systems[turn:] + systems[:turn]
-                outcome.rounds.append(_round(load, order, plan))
+                outcome.rounds.append(_round(load, order, plan, host.daemon))
+        if plan.model == TINY:
+            outcome.rounds.append({NEURON: {"rss_mb": host.rss_of_three_mb()}})
     return outcome
 
 
-def _round(load: Load, systems: list[System], plan: Plan) -> dict[str, Figures]:
+def _round(load: Load, systems: list[System], plan: Plan, daemon: int) -> dict[str, Figures]:
     figures: dict[str, Figures] = {system.name: {} for system in systems}
     for streams in plan.streams:
         for system in systems:
-            ran = load.run(system, request(), streams, plan.seconds, "stream")
+            before_s = own_cpu_s(daemon)
+            ran = load.run(system, request(plan.model), streams, plan.seconds, "stream")
             tokens = ran.requests * TOKENS  # events may hold several
             figures[system.name] |= {
                 f"tokens_per_s_{streams}": tokens / ran.seconds,
                 f"ttft_ms_{streams}": ran.ttft_p50_ms,
                 f"cpu_us_{streams}": ran.cpu_s / tokens * 1e6,
             }
+            if system.name != STOCK:
+                figures[system.name][f"daemon_us_{streams}"] = (own_cpu_s(daemon) - before_s) / tokens * 1e6
     return figures
 
 
-def request(tokens: int = TOKENS) -> bytes:
+def request(model: str, tokens: int = TOKENS) -> bytes:
     body = {
-        "model": MODEL,
+        "model": model,
         "messages": [{"role": "user", "content": "Count to 4"}],
         "max_tokens": tokens,
         "temperature": 0,
@@ -129,15 +136,22 @@ def request(tokens: int = TOKENS) -> bytes:
 class _Host:
     """The processes of the comparison, in one folder."""
 
-    def __init__(self, children: Children, folder: Path) -> None:
+    def __init__(self, children: Children, folder: Path, model: str) -> None:
+        self._model = model
         self._children = children
         self._folder = folder
         self._ports = {name: free_port() for name in (STOCK, NEURON, BOTH)}
         self._neuron: Child
         self._gateway: Child
         make_models(CHECKPOINT, folder / "models")
+        make_large(folder / "models" / LARGE)
 
-    def start_ours(self) -> None:
+    @property
+    def daemon(self) -> int:
+        """The neuron's process."""
+        return self._neuron.process.pid
+
+    def start_ours(self, outcome: Outcome) -> None:
         """Neuron and gateway, with the engine's imports done and nothing loaded."""
         folder, port = self._folder, self._ports[NEURON]
         neuron, gateway, models = folder / "neuron.toml", folder / "cortex.toml", folder / "models.toml"
@@ -146,7 +160,7 @@ class _Host:
             f'models_dir = "models"\n[engine]\nkind = "vllm"\n[[devices]]\nid = "cpu:0"\nmemory_mb = {MEMORY_MB}\n'
         )
         models.write_text(
-            f'[[models]]\nid = "{MODEL}"\nvram_mb = 600\nmax_in_flight = 256\nlimit = {{ context = {CONTEXT} }}\n'
+            f'[[models]]\nid = "{self._model}"\nvram_mb = 600\nmax_in_flight = 256\nlimit = {{ context = {CONTEXT} }}\n'
         )
         gateway.write_text(
             f'models_config = "models.toml"\n[gateway]\nlisten = "127.0.0.1:{self._ports[BOTH]}"\n'
@@ -155,23 +169,26 @@ class _Host:
         )
         python = sys.executable
         code = "import sys; from neuron.main import main; sys.exit(main())"
+        began = time.monotonic()
         self._neuron = self._children.start("neuron", python, "-c", code, "--config", str(neuron))
+        _until(self._up, START_S, self._neuron)
+        outcome.rounds.append({NEURON: {"up_s": time.monotonic() - began}})
         self._gateway = self._children.start("gateway", python, "-m", "cortex_cli", "serve", "--config", gateway)
         _until(self._engine_ready, START_S, self._neuron)
 
     def load(self) -> None:
         """The model, by way of a first request: the gateway sees to it."""
-        client.chat(self._ports[BOTH], MODEL, "Who are you?")
+        client.chat(self._ports[BOTH], self._model, "Who are you?")
 
     def load_and_unload(self) -> Figures:
         """From the command to the first token, and from the command to memory given back."""
         port = self._ports[NEURON]
-        profile = {"id": MODEL, "vram_mb": 600, "max_in_flight": 256, "limit": {"context": CONTEXT}}
+        profile = {"id": self._model, "vram_mb": 600, "max_in_flight": 256, "limit": {"context": CONTEXT}}
         began = time.monotonic()
-        done = client.post(port, "/models/load", {"model": MODEL, "profile": profile})
+        done = client.post(port, "/models/load", {"model": self._model, "profile": profile})
         if "replica" not in done:
             raise Failed(f"load: {done}")
-        first = client.chat(port, MODEL, "Who are you?", max_tokens=1)
+        first = client.chat(port, self._model, "Who are you?", max_tokens=1)
         loaded_s = time.monotonic() - began - (first.seconds - first.ttft_s)
         began = time.monotonic()
         client.post(port, "/models/unload", {"replica": done["replica"]["id"], "mode": "cut"})
@@ -180,7 +197,7 @@ class _Host:
     def start_stock(self) -> Child:
         """Stock vLLM's own server, ready."""
         module = "vllm.entrypoints.openai.api_server"
-        model = ["--model", str(self._folder / "models" / MODEL), "--served-model-name", MODEL]
+        model = ["--model", str(self._folder / "models" / self._model), "--served-model-name", self._model]
         address = ["--host", "127.0.0.1", "--port", str(self._ports[STOCK])]
         quiet = ["--uvicorn-log-level", "warning"]
         child = self._children.start("stock", sys.executable, "-m", module, *model, *address, *quiet, *FLAGS)
@@ -208,17 +225,30 @@ class _Host:
 
     def _answers(self, name: str) -> bool:
         try:
-            client.chat(self._ports[name], MODEL, "Who are you?", max_tokens=1)
+            client.chat(self._ports[name], self._model, "Who are you?", max_tokens=1)
         except (OSError, BadAnswer):
             return False
         return True
 
-    def _engine_ready(self) -> bool:
+    def _health(self) -> Any:
         try:
-            health: Any = json.loads(client.get(self._ports[NEURON], "/health"))
+            return json.loads(client.get(self._ports[NEURON], "/health"))
         except (OSError, BadAnswer):
-            return False
-        return bool(health["engines"] and health["engines"][0]["ready"])
+            return {}
+
+    def _up(self) -> bool:
+        return bool(self._health())
+
+    def _engine_ready(self) -> bool:
+        engines = self._health().get("engines")
+        return bool(engines and engines[0]["ready"])
+
+    def rss_of_three_mb(self) -> float:
+        """The daemon's own memory, after all that it has done and with three models loaded."""
+        for model in MODELS:
+            profile = {"id": model, "vram_mb": 600, "limit": {"context": CONTEXT}}
+            client.post(self._ports[NEURON], "/models/load", {"model": model, "profile": profile})
+        return own_rss_mb(self.daemon)
 
 
 def _until(holds: Callable[[], bool], timeout_s: float, child: Child | None) -> None:

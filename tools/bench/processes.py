@@ -27,6 +27,15 @@ def cpu_s(pids: Iterable[int]) -> float:
     return sum(sum(map(int, stat[11:15])) for one in family(*pids) if (stat := _stat(one))) / TICKS_PER_S
 
 
+def own_cpu_s(pid: int) -> float:
+    """Processor seconds of one process, without its children."""
+    return sum(map(int, _stat(pid)[11:13])) / TICKS_PER_S
+
+
+def own_rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def rss_mb(pids: Iterable[int]) -> float:
     """Resident megabytes (2**20 bytes) of families; what members share is counted for each."""
     pages = 0

@@ -7,6 +7,8 @@ which must never look like a clean end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from cortex_core.fleet import State
@@ -161,16 +163,42 @@ class Relay:
             return await respond(send, response.status, data, [h for h in headers if h[0] != b"content-length"])
         async with EventStream(send) as stream:
             await stream.start(response.status, headers)
+            passage = _Passage(resident, response, stream, self._clock)
+            passage.left = data
             try:
-                while data:
-                    await stream.write(data)
-                    data = await response.read_some()
-                    resident.progressed_at = self._clock()
+                while not response.ended:
+                    await stream.write(passage.taken())
+                    await response.pour(passage.take)
             except BrokenResponse:
                 await stream.abort()
             else:
-                await stream.end()
+                await stream.end(passage.taken())
         return None
+
+
+class _Passage:
+    """Where an answer passes as it arrives, within one callback: its handler sleeps.
+
+    It is woken for the end, and for a reader that is behind, for whom nothing more is taken from the engine.
+    """
+
+    __slots__ = ("_clock", "_resident", "_response", "_stream", "left")
+
+    def __init__(self, resident: Resident, response: Response, stream: EventStream, clock: Callable[[], float]) -> None:
+        self._resident, self._response, self._stream, self._clock = resident, response, stream, clock
+        self.left = b""  # taken and not yet written
+
+    def take(self, data: bytes) -> bool:
+        """False: the handler is to go on."""
+        self._resident.progressed_at = self._clock()
+        if not self._response.complete and self._stream.push(data):
+            return True
+        self.left = data
+        return False
+
+    def taken(self) -> bytes:
+        left, self.left = self.left, b""
+        return left
 
 
 def _content_type(request: Request) -> bytes:
