@@ -133,15 +133,16 @@ def test_the_token_is_wanted_for_all_but_the_least(tmp_path: Path) -> None:
         assert TOKEN not in neuron.log
 
 
-def test_sigterm_lets_requests_finish_and_takes_no_new_ones(host: Host) -> None:
-    neuron = host.neuron("draining", sim={"load_s": 0.05, "tokens_per_s": 40})
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_requests_finish_and_takes_no_new_ones(host: Host, number: signal.Signals) -> None:
+    neuron = host.neuron(f"draining-{number.name}", sim={"load_s": 0.05, "tokens_per_s": 40})
     assert call(neuron, "POST", "/models/load", {"model_id": "m"})[0] == 200
     answers: list[tuple[int, dict[str, Any]]] = []
     body = {"model": "m", "prompt": "x", "max_tokens": 40}
     asking = threading.Thread(target=lambda: answers.append(call(neuron, "POST", "/v1/completions", body)))
     asking.start()
     until(lambda: call(neuron, "GET", "/models")[1]["replicas"][0]["in_flight"] == 1)
-    os.kill(neuron.pid, signal.SIGTERM)
+    os.kill(neuron.pid, number)
     asking.join()
     assert answers[0][0] == 200
     assert answers[0][1]["usage"]["completion_tokens"] == 40

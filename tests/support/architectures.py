@@ -45,6 +45,41 @@ _BERT = {
     "max_position_embeddings": 512,
     "pad_token_id": 1,
 }
+_LATENT = {key: value for key, value in _TEXT.items() if key != "head_dim"} | {
+    "num_key_value_heads": 2,
+    "kv_lora_rank": 512,  # what the engine's kernels know
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "q_lora_rank": None,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+}
+_STATE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_heads": 4,
+    "head_dim": 32,
+    "expand": 2,
+    "state_size": 16,
+    "n_groups": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+_BAMBA = {
+    "num_hidden_layers": 4,
+    "attn_layer_indices": [1, 3],
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+}
 
 
 class Architecture(NamedTuple):
@@ -113,6 +148,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gpt2": Architecture(
         "gpt2", {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
     ),
+    "deepseek-v2": Architecture("deepseek_v2", _LATENT),
+    "mamba2": Architecture("mamba2", _STATE),
+    "bamba": Architecture("bamba", _TEXT | _BAMBA),
     "qwen3-embedding": Architecture("qwen3", _TEXT, options={"runner": "pooling", "convert": "embed"}),
     "qwen3-classifier": Architecture("qwen3", _TEXT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
     "bert-embedding": Architecture("bert", _BERT, "AutoModel"),

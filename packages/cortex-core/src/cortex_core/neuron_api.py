@@ -76,6 +76,8 @@ class Discovery(Struct, frozen=True, kw_only=True):
     engines: tuple[EngineInfo, ...] = ()
     models_dir: str = ""
     checkpoints: tuple[Checkpoint, ...] = ()
+    host_memory_mb: int = 0
+    disk_mb: int = 0  # of the model folder's file system
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -119,6 +121,8 @@ class Health(Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...] = ()
     replicas: tuple[ReplicaHealth, ...] = ()
     rss_mb: float = 0.0
+    host_available_mb: int = 0  # of the host's memory, without swapping
+    disk_free_mb: int = 0  # of the model folder's file system
 
 
 class ReplicaEvent(Struct, frozen=True, kw_only=True):

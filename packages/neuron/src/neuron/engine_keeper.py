@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from msgspec import structs
-
 from cortex_core.fleet import Failure, Known, State
 from cortex_core.http import Client
 from neuron.engines.base import Engine, EngineFailed, Finished
 from neuron.fit import max_in_flight
 from neuron.lifecycle import ENDS, Event
+from neuron.measure import Measure
 from neuron.parts import Parts
 from neuron.refusals import Refused
 from neuron.replicas import Replicas
@@ -60,8 +59,13 @@ class EngineKeeper:
                 tell(step, progress)
 
             started = Start(resident, self._clock, self._config.engine.load_deadline_s, on_step)
+            measure = Measure(self._host)
+            await measure.begin()
             engine = await started.run(lambda note: self._parts.owners.load(spec, note, self._finished))
-        self._ready(resident, engine, began)
+            self._ready(resident, engine, began)
+            if overhead_mb := await measure.overhead_mb(engine, spec, resident.weights_mb):
+                self._learned.measured(resident.model, resident.digest, self._host.kind, overhead_mb=overhead_mb)
+                self._hub.snapshot_due = True
 
     def _ready(self, resident: Resident, engine: Engine, began: float) -> None:
         now, facts = self._clock(), engine.facts
@@ -89,21 +93,6 @@ class EngineKeeper:
         log.info("%s (%s) is ready after %.2f s", resident.model, resident.id, resident.load_s)
         self._replicas.publish(resident)
         self._parts.spawn(self._watch(resident, engine))
-        if self._host.kind == "cuda" and not self._host.simulated:
-            self._parts.spawn(self._measure(resident, engine, known))
-
-    async def _measure(self, resident: Resident, engine: Engine, known: Known) -> None:
-        """What its processes really use, beyond weights and cache, is the overhead that the next load counts with."""
-        used = await self._host.used_by(engine.facts.pids)
-        spec = resident.spec
-        if not used or spec is None:
-            return
-        weights_mb = -(-known.weights_mb // len(spec.devices))
-        overhead_mb = max(used.values()) - weights_mb - spec.kv_cache_mb
-        if overhead_mb > 0:
-            self._learned.loaded(structs.replace(known, overhead_mb=overhead_mb))
-            self._hub.snapshot_due = True
-        log.info("%s (%s) really uses %s MB; overhead %d MB", resident.model, resident.id, used, overhead_mb)
 
     async def _watch(self, resident: Resident, engine: Engine) -> None:
         ended = await engine.ended()
@@ -177,7 +166,7 @@ class EngineKeeper:
         resident.advance(Event.SERVED)
         self._open_gate(resident)
         wake_s = now - resident.load_began
-        self._learned.woke(resident.model, resident.digest, self._host.kind, round(wake_s, 3))
+        self._learned.measured(resident.model, resident.digest, self._host.kind, wake_s=round(wake_s, 3))
         log.info("%s (%s) is awake after %.2f s", resident.model, resident.id, wake_s)
         self._replicas.publish(resident)
 

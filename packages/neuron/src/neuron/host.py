@@ -34,7 +34,7 @@ class Host:
 
     async def look(self) -> bool:
         """Look again; whether the model folder has changed."""
-        self.probe = await asyncio.to_thread(self._prober.look)
+        self.probe = await asyncio.to_thread(self._prober.look, self.models_dir)
         self._looks += 1
         changed = self._looks % FOLDER_EVERY == 1 and await self._look_at_folder()
         self._looked.set()

@@ -32,6 +32,8 @@ class Probe(Struct, frozen=True, kw_only=True):
     cuda_unavailable_reason: str = ""
     host_memory_mb: int = 0
     host_available_mb: int = 0  # of it, without swapping
+    disk_mb: int = 0  # of the model folder's file system
+    disk_free_mb: int = 0
     processor: str = ""
 
 

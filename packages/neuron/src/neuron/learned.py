@@ -96,9 +96,10 @@ class Learned:
         self._trim(self._file.known)
         self.dirty = True
 
-    def woke(self, model: str, digest: str, kind: str, wake_s: float) -> None:
+    def measured(self, model: str, digest: str, kind: str, **figures: float) -> None:
+        """More was learned of what is loaded: these fields of `Known`."""
         if (known := self.known(model, digest, kind)) is not None:
-            self._file.known[f"{model} {digest} {kind}"] = structs.replace(known, wake_s=wake_s)
+            self._file.known[f"{model} {digest} {kind}"] = structs.replace(known, **figures)
             self.dirty = True
 
     def used(self, model: str, digest: str) -> None:

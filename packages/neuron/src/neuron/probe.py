@@ -24,7 +24,7 @@ class Prober:
         self._reason = ""
         self._tried = False
 
-    def look(self) -> Probe:
+    def look(self, models_dir: Path) -> Probe:
         gpus: tuple[Gpu, ...] = ()
         driver = cuda = ""
         nvml = self._library()
@@ -35,6 +35,7 @@ class Prober:
                 gpus, reason = _gpus(nvml)
             except nvml.NVMLError as error:
                 reason = f"the NVIDIA driver answers: {error}"
+        disk_mb, disk_free_mb = disk_of(models_dir)
         return Probe(
             gpus=gpus,
             driver_version=driver,
@@ -43,6 +44,8 @@ class Prober:
             host_memory_mb=host_memory_mb(),
             host_available_mb=host_available_mb(),
             processor=processor(),
+            disk_mb=disk_mb,
+            disk_free_mb=disk_free_mb,
         )
 
     def used_by(self, pids: Collection[int]) -> dict[str, int]:
@@ -158,6 +161,15 @@ def host_available_mb() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) // 1024
     return 0
+
+
+def disk_of(folder: Path) -> tuple[int, int]:
+    """Megabytes of its file system, and of these free for us; 0 where there is no such folder."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return 0, 0
+    return found.f_blocks * found.f_frsize // MEBIBYTE, found.f_bavail * found.f_frsize // MEBIBYTE
 
 
 def processor() -> str:

@@ -88,6 +88,8 @@ class Reports:
             devices=self._devices(),
             replicas=replicas,
             rss_mb=round(rss_mb(), 1),
+            host_available_mb=self._host.probe.host_available_mb,
+            disk_free_mb=self._host.probe.disk_free_mb,
         )
 
     def alive(self) -> Health:
@@ -112,6 +114,8 @@ class Reports:
             engines=self._owners.describe(),
             models_dir=str(self._host.models_dir),
             checkpoints=self._checkpoints(),
+            host_memory_mb=probe.host_memory_mb,
+            disk_mb=probe.disk_mb,
         )
 
     def _uptime(self) -> float:

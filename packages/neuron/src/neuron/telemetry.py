@@ -56,6 +56,16 @@ class Telemetry:
             _gauge("neuron_build_info", [({"version": build()}, 1.0)]),
             _gauge("neuron_resident_memory_bytes", [({}, rss_mb() * MEBIBYTE)]),
         ]
+        probe = self._host.probe
+        for name, text, mb in (
+            (
+                "neuron_host_memory_available_bytes",
+                "Host memory for new work.",
+                probe.host_available_mb,
+            ),
+            ("neuron_models_disk_free_bytes", "Free space where the models lie.", probe.disk_free_mb),
+        ):
+            families.append(_gauge(name, text, [({}, float(mb * MEBIBYTE))]))
         devices = self._host.devices(held)
         for name, _, read in DEVICE_METRICS:
             found = [({"device": device.id}, value) for device in devices if (value := read(device)) is not None]
