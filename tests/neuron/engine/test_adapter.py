@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from neuron.engines.base import LoadSpec
+from neuron.engines.base import SLEEP_OPTION, LoadSpec
 from tests.support.bench import Bench
 
 pytestmark = [
@@ -25,6 +25,11 @@ ASSUMED = [
     ("vllm.v1.engine.async_llm", "AsyncLLM.generate"),
     ("vllm.v1.engine.async_llm", "AsyncLLM.encode"),
     ("vllm.v1.engine.async_llm", "AsyncLLM.shutdown"),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.sleep"),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.wake_up"),
+    ("vllm.v1.engine.async_llm", "AsyncLLM.collective_rpc"),
+    ("vllm.v1.worker.gpu_worker", "Worker.reload_weights"),
+    ("vllm.platforms.interface", "Platform.is_sleep_mode_available"),
     ("vllm.v1.engine.core", "EngineCoreProc.run_engine_core"),
     ("vllm.v1.engine.output_processor", "OutputProcessor.add_request"),
     ("vllm.v1.engine.detokenizer", "IncrementalDetokenizer.num_output_tokens"),
@@ -72,6 +77,15 @@ def test_a_request_state_counts_what_usage_is_made_of() -> None:
     tree = source("vllm.v1.engine.output_processor")
     set_on_self = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert set_on_self >= {"external_req_id", "prompt_len", "num_cached_tokens", "detokenizer", "request_states"}
+
+
+def test_the_option_that_lets_an_engine_sleep_is_called_so() -> None:
+    tree = source("vllm.config.model")
+    assert {
+        node.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    } >= {SLEEP_OPTION}
 
 
 def test_the_serving_layer_lies_where_this_versions_does() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from msgspec import structs
 
 from cortex_core.fleet import ModelFacts
 from neuron.engines.base import Facts, LoadSpec
@@ -91,9 +92,10 @@ async def _serve(spec: LoadSpec, engine: Any, args: Namespace, emit: Emitter) ->
     app = serving.build_app(args, tasks, engine.model_config)
     await serving.init_app_state(engine, app.state, args, tasks)
     usage.meter_engine(engine)
+    can_sleep = sleep.available(engine)
     server = _Server(
         uvicorn.Config(
-            sleep.obey(usage.meter_app(app, emit.finished), engine),
+            sleep.obey(usage.meter_app(app, emit.finished), engine, can_sleep),
             uds=str(spec.socket),
             lifespan="off",  # vLLM's own only logs statistics
             log_level="error",
@@ -106,7 +108,8 @@ async def _serve(spec: LoadSpec, engine: Any, args: Namespace, emit: Emitter) ->
     asked = _obey_signals(server)
     deaths = _watch(cores, server, emit, asked)
     assert spec.checkpoint is not None
-    facts = _facts(engine, tasks, cores, knowing.of(engine, spec.checkpoint, args))
+    model = knowing.of(engine, spec.checkpoint, args)
+    facts = structs.replace(_facts(engine, tasks, cores, model), can_sleep=can_sleep)
     server.on_started = lambda: emit.serving(facts)
     await server.serve()
     await _cut(server)
@@ -134,7 +137,6 @@ def _facts(engine: Any, tasks: tuple[str, ...], cores: list[int], model: ModelFa
         tasks=tuple(tasks),
         model=model,
         pids=(os.getpid(), *cores),
-        can_sleep=sleep.available(engine),
     )
 
 

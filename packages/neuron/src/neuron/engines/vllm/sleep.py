@@ -23,12 +23,14 @@ def available(engine: Any) -> bool:
     return bool(engine.model_config.enable_sleep_mode and current_platform.is_sleep_mode_available())
 
 
-def obey(app: App, engine: Any) -> App:
+def obey(app: App, engine: Any, can_sleep: bool) -> App:
     """An ASGI application that is `app`, and lets the engine sleep and wake. What fails in the engine is a 500."""
+    if not can_sleep:
+        return app
 
     async def obeying(scope: Scope, receive: Any, send: Any) -> None:
         path = scope.get("path")
-        if path not in (SLEEP, WAKE) or scope.get("method") != "POST" or not available(engine):
+        if path not in (SLEEP, WAKE) or scope.get("method") != "POST":
             return await app(scope, receive, send)
         level = 2 if scope["query_string"] == b"level=2" else 1
         await (engine.sleep(level) if path == SLEEP else _wake(engine, level))
