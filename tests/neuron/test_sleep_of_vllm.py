@@ -1,4 +1,4 @@
-"""What vLLM is told when a replica sleeps and wakes, in which order, by which words. Not that a card obeys: tests/gpu."""
+"""What vLLM is told when a replica sleeps and wakes, and in which order. That a card obeys is for tests/gpu to show."""
 
 from __future__ import annotations
 
