@@ -129,8 +129,9 @@ def architectures(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
-    """The real engine under clients that leave, loads that fail and kill -9, as often as is promised."""
-    command = ["-m", "pytest", "-s", "tests/neuron/test_real_faults.py", *session.posargs]
+    """The real engine under clients that leave, loads that fail, kill -9 and cycles, as often as is promised."""
+    files = ["tests/neuron/test_real_faults.py", "tests/e2e/test_cycles.py"]
+    command = ["-m", "pytest", "-s", *files, "--timeout=1500", *session.posargs]
     session.run(with_engine(session), *command, external=True, env={"FAULTS": "1"})
 
 
