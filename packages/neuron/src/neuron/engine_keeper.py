@@ -10,7 +10,7 @@ from typing import Literal
 
 from cortex_core.fleet import Failure, Known, State
 from cortex_core.http import Client
-from neuron.engines.base import Engine, EngineFailed, Finished
+from neuron.engines.base import Engine, EngineFailed, Finished, Progress
 from neuron.fit import max_in_flight
 from neuron.lifecycle import ENDS, Event
 from neuron.measure import Measure
@@ -60,8 +60,12 @@ class EngineKeeper:
 
             started = Start(resident, self._clock, self._config.engine.load_deadline_s, on_step)
             measure = Measure(self._host)
-            await measure.begin()
-            engine = await started.run(lambda note: self._parts.owners.load(spec, note, self._finished))
+
+            async def load(note: Callable[[Progress], None]) -> Engine:
+                await measure.begin()
+                return await self._parts.owners.load(spec, note, self._finished)
+
+            engine = await started.run(load)
             self._ready(resident, engine, began)
             if overhead_mb := await measure.overhead_mb(engine, spec, resident.weights_mb):
                 self._learned.measured(resident.model, resident.digest, self._host.kind, overhead_mb=overhead_mb)

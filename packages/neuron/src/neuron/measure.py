@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from neuron.engines.base import Engine, LoadSpec
 from neuron.host import Host
 
 log = logging.getLogger(__name__)
+
+ANSWER_S = 10.0  # of a driver: the model is ready, and must not wait for one that hangs
 
 
 class Measure:
@@ -28,9 +31,13 @@ class Measure:
         """Of the device where it is most; 0 where nobody can tell."""
         if not self._before:
             return 0
-        after = await self._used_mb()
-        grown = {device: after.get(device, 0) - self._before.get(device, 0) for device in spec.devices}
-        used = await self._host.used_by(engine.facts.pids) or grown
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                after = await self._used_mb()
+                told = await self._host.used_by(engine.facts.pids)
+        except TimeoutError:
+            return 0
+        used = told or {device: after.get(device, 0) - self._before.get(device, 0) for device in spec.devices}
         overhead_mb = max(used.values()) - -(-weights_mb // len(spec.devices)) - spec.kv_cache_mb
         log.info("%s (%s) really uses %s MB; overhead %d MB", spec.model, spec.replica, used, overhead_mb)
         return max(0, overhead_mb)
