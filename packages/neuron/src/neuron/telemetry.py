@@ -34,6 +34,8 @@ HELP = {name: text for name, text, _ in DEVICE_METRICS} | {
     "neuron_device_memory_held_bytes": "Memory that replicas hold or are promised.",
     "neuron_replica_state": "1 for the state that a replica is in.",
     "neuron_replica_in_flight": "Requests that hold a lease.",
+    "neuron_host_memory_available_bytes": "Host memory for new work.",
+    "neuron_models_disk_free_bytes": "Free space where the models lie.",
     "neuron_replica_queue": "Requests that wait for a lease.",
 }
 """Every metric of the neuron's own, all of them gauges."""
@@ -57,15 +59,10 @@ class Telemetry:
             _gauge("neuron_resident_memory_bytes", [({}, rss_mb() * MEBIBYTE)]),
         ]
         probe = self._host.probe
-        for name, text, mb in (
-            (
-                "neuron_host_memory_available_bytes",
-                "Host memory for new work.",
-                probe.host_available_mb,
-            ),
-            ("neuron_models_disk_free_bytes", "Free space where the models lie.", probe.disk_free_mb),
-        ):
-            families.append(_gauge(name, text, [({}, float(mb * MEBIBYTE))]))
+        families += [
+            _gauge("neuron_host_memory_available_bytes", [({}, float(probe.host_available_mb * MEBIBYTE))]),
+            _gauge("neuron_models_disk_free_bytes", [({}, float(probe.disk_free_mb * MEBIBYTE))]),
+        ]
         devices = self._host.devices(held)
         for name, _, read in DEVICE_METRICS:
             found = [({"device": device.id}, value) for device in devices if (value := read(device)) is not None]
