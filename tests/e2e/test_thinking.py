@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import anthropic
 import openai
@@ -17,7 +18,7 @@ from tools.tinymodel.fleet import CHECKPOINT, make_models
 pytestmark = [pytest.mark.engine, engines.needs_vllm]
 
 THINKER = "tiny-beast"
-ASK = [{"role": "user", "content": "What is 2+3?"}]
+ASK: Any = [{"role": "user", "content": "What is 2+3?"}]
 THOUGHT, ANSWER = "2 plus 3", "5"
 
 
@@ -56,8 +57,19 @@ def test_rule_A_30_A_31_thoughts_are_blocks_of_their_own(gateway: GatewayProcess
 def test_rule_R_06_thoughts_are_items_of_their_own(gateway: GatewayProcess) -> None:
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=90) as sdk:
         said = sdk.responses.create(
-            model=THINKER, input=ASK, temperature=0, reasoning={"effort": "high"}, max_output_tokens=64,
-            include=["reasoning.encrypted_content"], extra_body={"chat_template_kwargs": {"enable_thinking": True}},
-        )  # fmt: skip
-        assert said.usage is not None
-        assert said.status == "completed"
+            model=THINKER, input=ASK, temperature=0, reasoning={"effort": "high"}, max_output_tokens=64
+        )
+    assert [item.type for item in said.output] == ["reasoning", "message"]
+    assert THOUGHT in str(said.output[0])
+    assert said.output_text.strip() == ANSWER
+
+
+def test_rule_C_09_chat_has_both_names_for_a_thought(gateway: GatewayProcess) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=90) as sdk:
+        said = sdk.chat.completions.create(
+            model=THINKER, messages=ASK, temperature=0, reasoning_effort="high", max_tokens=64
+        )
+    message = said.choices[0].message.model_dump()
+    assert THOUGHT in message["reasoning"]
+    assert message["reasoning_content"] == message["reasoning"]
+    assert message["content"].strip() == ANSWER
