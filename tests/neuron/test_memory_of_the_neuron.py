@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cortex_core.fleet import Failure, Known, Profile
+from cortex_core.fleet import Failure, Known, ModelFacts, Profile
 from neuron.learned import BACK_OFF_S, FORGET_S, HALF_LIFE_S, Learned
 
 
@@ -21,7 +21,8 @@ class Wall:
 
 
 FAILURE = Failure(model="m", digest="d", scope="model", code="load_failed", message="weights: torn")
-KNOWN = Known(model="m", digest="d", device_kind="cpu", load_s=2.5, kv_tokens=100)
+FACTS = ModelFacts(context=8192, reasoning=True, thinking_toggle="none", system_first=False)
+KNOWN = Known(model="m", digest="d", device_kind="cpu", load_s=2.5, kv_tokens=100, facts=FACTS)
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_everything_survives_a_restart(tmp_path: Path, wall: Wall) -> None:
 
     second = Learned(tmp_path, wall)
     [known] = second.all_known()
-    assert (known.load_s, known.kv_tokens, round(known.uses, 2)) == (2.5, 100, 1.0)
+    assert (known.load_s, known.kv_tokens, round(known.uses, 2), known.facts) == (2.5, 100, 1.0, FACTS)
     [failure] = second.failures()
     assert (failure.count, failure.retry_in_s) == (1, BACK_OFF_S[0] - 2)
     assert second.pinned_profiles() == [Profile(id="m", vram_mb=7)]

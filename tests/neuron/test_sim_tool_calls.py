@@ -1,18 +1,22 @@
-"""The simulated engine calls a tool where one is offered: as predictable as its words."""
+"""The simulated engine calls a tool where one is offered, as predictable as its words; or it says what is scripted."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
+from msgspec import structs
 
 from cortex_core.config.neuron import SimTable
 from neuron.engines.base import LoadSpec
+from neuron.engines.script import Script
 from neuron.engines.sim import SimOwner
 
 QUICK = SimTable(load_s=0.0, unload_s=0.0, first_token_s=0.0, tokens_per_s=1e6)
@@ -24,8 +28,8 @@ def tool(name: str, *required: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
-@pytest.fixture
-async def engine(short_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+@asynccontextmanager
+async def loaded(folder: Path, table: SimTable) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of an engine that is loaded."""
     spec = LoadSpec(
         replica="r1",
@@ -36,16 +40,22 @@ async def engine(short_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
         kv_cache_mb=10,
         context=1000,
         options={},
-        socket=short_path / "r1",
-        log=short_path / "log",
+        socket=folder / "r1",
+        log=folder / "log",
     )
     async with asyncio.TaskGroup() as group:
-        owner = SimOwner(QUICK)
+        owner = SimOwner(table)
         group.create_task(owner.run())
         await owner.load(spec, lambda _: None, lambda _: None)
         async with aiohttp.ClientSession("http://sim", connector=aiohttp.UnixConnector(str(spec.socket))) as client:
             yield client
         await owner.close()
+
+
+@pytest.fixture
+async def engine(short_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    async with loaded(short_path, QUICK) as client:
+        yield client
 
 
 def body(**more: Any) -> dict[str, Any]:
@@ -92,3 +102,38 @@ async def test_a_stream_carries_the_same_call(engine: aiohttp.ClientSession) -> 
     whole = await ask(engine)
     assert [call["function"] for call in calls] == [whole["message"]["tool_calls"][0]["function"]]
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "run", "arguments": '{"command"'}}
+REST = {"index": 0, "function": {"arguments": ': "ls"}'}}
+TURNS = [
+    {"deltas": [{"content": "Let me "}, {"content": "look."}, {"tool_calls": [CALL]}, {"tool_calls": [REST]}],
+     "finish": "tool_calls"},
+    {"deltas": [{"reasoning": "hm"}, {"content": "Half"}], "finish": "error"},
+    {"deltas": [{"content": "Done."}]},
+]  # fmt: skip
+
+
+async def test_a_script_is_played_turn_by_turn_to_whoever_brings_tools(short_path: Path) -> None:
+    script = short_path / "script.json"
+    script.write_text(json.dumps({"tiny": TURNS}))
+    async with loaded(short_path, structs.replace(QUICK, script=str(script))) as engine:
+        first = await ask(engine)
+        assert (first["finish_reason"], first["message"]["content"]) == ("tool_calls", "Let me look.")
+        (call,) = first["message"]["tool_calls"]
+        assert (call["id"], call["function"]) == ("c1", {"name": "run", "arguments": '{"command": "ls"}'})
+        assert (await ask(engine, tools=None))["message"]["content"].startswith("tiny ")
+        async with engine.post("/v1/chat/completions", json=body(stream=True)) as answer:
+            said = await answer.text()
+        assert '"reasoning":"hm"' in said
+        assert '"error":' in said
+        for _ in range(2):
+            assert (await ask(engine))["message"]["content"] == "Done."
+
+
+@pytest.mark.parametrize("script", ['{"tiny": [{"deltas": [], "finish": "oops"}]}', "[]", "{"])
+def test_a_script_that_is_none_is_told_at_the_start(short_path: Path, script: str) -> None:
+    path = short_path / "script.json"
+    path.write_text(script)
+    with pytest.raises(msgspec.DecodeError):
+        Script(str(path))
