@@ -71,3 +71,12 @@ def test_an_error_inside_a_stream_has_its_status_inside(error: bytes, kind: str)
     found = engine_error(error, Dialect.OPENAI_CHAT)
     assert found.kind == kind
     assert "secret" not in found.message
+
+
+def test_rule_E_07_E_08_an_engines_own_validation_is_one_sentence_about_a_field() -> None:
+    message = (
+        "2 validation errors:\n  {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have at most 4 items', "
+        "'input': ['a', 'b']}\n\n  File \"/x/vllm/entrypoints/api_router.py\", line 5"
+    )
+    error = engine_error(msgspec.json.encode({"error": {"message": message, "code": 400}}), Dialect.OPENAI_CHAT, 400)
+    assert (error.message, error.param) == ("`stop`: List should have at most 4 items", "stop")

@@ -19,6 +19,7 @@ _TOO_LONG = re.compile(r"maximum context length|maximum model length|longer than
 _CONTEXT = re.compile(r"maximum (?:context|model) length (?:is|of) (\d+)", re.IGNORECASE)
 _PROMPT = re.compile(r"contains (?:at least )?(\d+) input tokens|prompt \(length (\d+)\)", re.IGNORECASE)
 _PARAMS = {Dialect.OPENAI_CHAT: "messages", Dialect.ANTHROPIC_MESSAGES: "messages", Dialect.OPENAI_RESPONSES: "input"}
+_VALIDATION = re.compile(r"'loc': '(?:body\.)?([^']+)', 'msg': '([^']+)'")  # pydantic's list, as vLLM prints it
 _BROKEN = "the engine could not answer"
 
 _KINDS = {
@@ -81,6 +82,8 @@ def engine_error(body: bytes, dialect: Dialect, status: int | None = None) -> Co
     if status in (400, 409, 415, 422):
         if _TOO_LONG.search(error.message):
             return _too_long(error.message, _PARAMS.get(dialect, "prompt"))
+        if (found := _VALIDATION.search(error.message)) is not None:
+            return CortexError("bad_request", f"`{found[1]}`: {found[2]}", param=found[1])
         return CortexError("bad_request", error.message or "the engine refused the request", param=error.param)
     if status == 413:
         return CortexError("body_too_large", error.message or "the request is too large")
