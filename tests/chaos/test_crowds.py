@@ -38,7 +38,7 @@ async def health(stage: Stage) -> float:
     return time.monotonic() - began
 
 
-async def healthy(stage: Stage, count: int = scaled(20, 500)) -> list[float]:
+async def healthy(stage: Stage, count: int = scaled(20, 2000)) -> list[float]:
     return [await health(stage) for _ in range(count)]
 
 

@@ -21,7 +21,7 @@ from collections import deque
 from cortex_core.http.answer import Response
 from cortex_core.http.asgi import Headers
 from cortex_core.http.listeners import parse_address
-from cortex_core.http.upstream import BrokenResponse, ConnectFailed, Upstream
+from cortex_core.http.upstream import READ_BYTES, BrokenResponse, ConnectFailed, Upstream
 
 __all__ = ["BrokenResponse", "Client", "ConnectFailed", "Response", "header_lines"]
 
@@ -46,6 +46,7 @@ class Client:
 
     def __init__(self, origin: str, *, connect_timeout_s: float = 1.0, idle_s: float = 60.0) -> None:
         self.origin = origin
+        self.buffer = memoryview(bytearray(READ_BYTES))  # every read goes through it, and is parsed before the next
         self.last_byte_at = float("-inf")  # loop time (monotonic) of the last byte on any connection
         self._path: str | None = None
         self._host = b"localhost"

@@ -17,7 +17,9 @@ import httptools
 if TYPE_CHECKING:
     from cortex_core.http.client import Client
 
-_HOLD_BYTES = 64 * 2**10  # more than this unread stops the reading
+READ_BYTES = 8 * 2**10  # at once: what a reader leaves that has just been told to stop must fit into its bound
+_HOLD_BYTES = 8 * 2**10  # more than this unread stops the reading
+_JOIN_BYTES = 64 * 2**10  # a body up to this size leaves in one write with its head
 _MAX_HEADERS = 200
 _MAX_HEAD_BYTES = 64 * 2**10
 _MAX_INTERIM = 8  # 1xx answers before the real one
@@ -36,7 +38,7 @@ class BrokenResponse(Exception):
         self.executed = executed
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(asyncio.BufferedProtocol):
     """The state of one exchange at a time; `idle_since` counts between two of them."""
 
     __slots__ = (
@@ -96,7 +98,7 @@ class Upstream(asyncio.Protocol):
         self.waits_to_send = wait
         if wait:
             self.transport.write(head)
-        elif len(body) <= _HOLD_BYTES:
+        elif len(body) <= _JOIN_BYTES:
             self.transport.write(head + body)
         else:
             self.transport.write(head)
@@ -107,7 +109,7 @@ class Upstream(asyncio.Protocol):
             self.waits_to_send = False
             self.transport.write(body)
 
-    # --- asyncio.Protocol
+    # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -117,7 +119,13 @@ class Upstream(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _: int) -> memoryview:
+        return self._client.buffer
+
+    def buffer_updated(self, size: int) -> None:
+        self._received(self._client.buffer[:size])
+
+    def _received(self, data: memoryview) -> None:
         self._client.last_byte_at = self._loop.time()
         if self.complete or self.error is not None:  # nobody asked for it
             self.transport.abort()
