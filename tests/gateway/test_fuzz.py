@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex_core.config.cortex import Gateway
-from cortex_core.fleet import Profile
 from cortex_core.http import ASGIApp, Message, Scope
-from cortex_gateway.api.errors import Ids
-from cortex_gateway.app import build
-from cortex_gateway.dispatcher import Dispatcher
-from cortex_gateway.neurons import Neurons
-from cortex_gateway.policy.transitions import empty_fleet
-from cortex_gateway.relay import Relay
-from cortex_gateway.telemetry import Telemetry
+from tests.support.gateway import without_neurons
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 PATHS = ("/", "/health", "/v1/models", "/v1/models/tiny", "/v1/chat/completions", "/v1/completions", "/cortex/v1/fleet")
 
 
 @pytest.fixture(scope="module")
-def app() -> ASGIApp:
-    """A gateway without neurons: nothing can be relayed."""
-    neurons = Neurons([], gateway="g", token="")
-    dispatcher = Dispatcher(empty_fleet([], {"tiny": Profile(id="tiny")}), neurons)
-    config = Gateway(hold_s=0.0, hold_not_streaming_s=0.0)
-    telemetry = Telemetry("1")
-    relay = Relay(dispatcher, neurons, gateway="f", token="", on_end=telemetry.ended)
-    return build(config, dispatcher, neurons, relay, telemetry, Ids("f"), version="1")
+def app() -> Iterator[ASGIApp]:
+    with without_neurons() as app:
+        yield app
 
 
 def scope_of(method: str, path: str, body: bytes, content_type: str = "application/json") -> Scope:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
@@ -14,14 +14,34 @@ from cortex_core.config import Catalogue, CortexConfig
 from cortex_core.config.cortex import FleetTable, Gateway, NeuronEntry, Tls
 from cortex_core.fleet import Profile
 from cortex_core.gateway_api import FleetView
-from cortex_core.http import BrokenResponse, Client, Response
+from cortex_core.http import ASGIApp, BrokenResponse, Client, Response
+from cortex_gateway.api.errors import Ids
+from cortex_gateway.app import build
+from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.large import Large
 from cortex_gateway.life import Life
+from cortex_gateway.neurons import Neurons
+from cortex_gateway.policy.transitions import empty_fleet
+from cortex_gateway.relay import Relay
 from cortex_gateway.server import serve
+from cortex_gateway.telemetry import Telemetry
 from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
 
 CHAT = "/v1/chat/completions"
 TINY, BIG = Profile(id="tiny", vram_mb=1000), Profile(id="big", vram_mb=4000)
+
+
+@contextmanager
+def without_neurons(*models: Profile) -> Iterator[ASGIApp]:
+    """The app of a gateway by which nothing can be relayed, and which waits for nothing."""
+    neurons = Neurons([], gateway="g", token="")
+    dispatcher = Dispatcher(empty_fleet([], {model.id: model for model in models or (TINY,)}), neurons)
+    config = Gateway(hold_s=0.0, hold_not_streaming_s=0.0)
+    telemetry = Telemetry("1")
+    relay = Relay(dispatcher, neurons, gateway="f", token="", on_end=telemetry.ended)
+    with Large() as large:
+        yield build(config, dispatcher, neurons, relay, telemetry, Ids("f"), large, version="1")
 
 
 class Got(Struct, frozen=True, kw_only=True):

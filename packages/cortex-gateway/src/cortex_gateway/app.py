@@ -14,6 +14,7 @@ from cortex_gateway.api.desk import Desk
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.api.watching import Watching
 from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.large import Large
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.aliases import Names
 from cortex_gateway.relay import Relay
@@ -74,12 +75,13 @@ def build(  # noqa: PLR0913 - each is a part of the whole
     relay: Relay,
     telemetry: Telemetry,
     ids: Ids,
+    large: Large,
     *,
     version: str,
     names: Names = Names(),  # noqa: B008 - immutable
 ) -> App:
     """Everything that clients reach, wired."""
-    desk = Desk(dispatcher, relay, telemetry, ids, names, config)
+    desk = Desk(dispatcher, relay, telemetry, ids, names, config, large)
     hot: dict[str, ASGIApp] = {path: Completions(desk, *route) for path, route in _ROUTES.items()}
     hot |= {path: Counting(desk, dialect) for path, dialect in _COUNTED.items()}
     hot["/v1/models/sse"] = Watching(dispatcher, ids)

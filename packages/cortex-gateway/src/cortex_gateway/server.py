@@ -22,6 +22,7 @@ from cortex_gateway.app import build
 from cortex_gateway.dispatcher import Dispatcher, Rules
 from cortex_gateway.ends import Ends
 from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, ssl_context
+from cortex_gateway.large import Large
 from cortex_gateway.life import Life, signals
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.aliases import Names
@@ -69,8 +70,9 @@ async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
         )
         telemetry.watch(dispatcher)
         relay = Relay(dispatcher, neurons, gateway=gateway, token=config.fleet.token, on_end=ends.ended)
+        large = stack.enter_context(Large())
         app: ASGIApp = build(
-            config.gateway, dispatcher, neurons, relay, telemetry, ids, version=version,
+            config.gateway, dispatcher, neurons, relay, telemetry, ids, large, version=version,
             names=Names(aliases=catalogue.aliases, default=catalogue.default),
         )  # fmt: skip
         errors = ServerErrors(ids)

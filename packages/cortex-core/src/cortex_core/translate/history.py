@@ -34,11 +34,6 @@ def reminder(content: Any) -> str:
     return text if text.startswith("<system-reminder>") else f"<system-reminder>\n{text}\n</system-reminder>"
 
 
-def combine(first: Any, second: Any) -> Any:
-    """The contents of two messages as one."""
-    return parts.plain(parts.as_parts(first) + parts.as_parts(second))
-
-
 def _segments(messages: Iterable[Message], facts: ModelFacts) -> tuple[Message | None, list[list[Message]]]:
     """The leading system message, and then pieces that begin with an assistant's message (but perhaps the first)."""
     leading: list[Message] = []
@@ -129,6 +124,7 @@ def _one_assistant(first: Message, second: Message) -> Message:
 
 def _append(settled: list[Message], messages: list[Message], facts: ModelFacts, *, merge: bool) -> None:
     joins = False  # the last message put down is a reminder, which the next user message joins
+    joined: list[parts.Part] | None = None  # of the last message, which others have joined
     for one in messages:
         message, reminds = one, False
         if message.get("role") in _SYSTEM and facts.system_first:
@@ -140,8 +136,14 @@ def _append(settled: list[Message], messages: list[Message], facts: ModelFacts, 
             and (merge or reminds or joins)
             and last.get("name") == message.get("name")
         ):
-            settled[-1] = {**last, "content": combine(last.get("content"), message.get("content"))}
+            if joined is None:
+                joined = parts.as_parts(last.get("content"))
+            joined += parts.as_parts(message.get("content"))  # in place: there may be a hundred thousand
+            if len(joined) == 1:
+                joined = parts.as_parts(parts.plain(joined))
+            settled[-1] = {**last, "content": parts.plain(joined)}
             joins = False
         else:
             settled.append(message)
+            joined = None
             joins = reminds

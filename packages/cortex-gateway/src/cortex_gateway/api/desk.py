@@ -12,6 +12,7 @@ from cortex_gateway.api.errors import Ids
 from cortex_gateway.call import Call
 from cortex_gateway.dispatcher import Dispatcher, Want
 from cortex_gateway.held import Held
+from cortex_gateway.large import LARGE_BYTES, Large
 from cortex_gateway.policy import form
 from cortex_gateway.policy.aliases import Names, resolve
 from cortex_gateway.policy.body import MAX_SESSION, Target, Wanted, read
@@ -42,6 +43,7 @@ class Desk:
         ids: Ids,
         names: Names,
         config: Gateway,
+        large: Large,
     ) -> None:
         self.relay = relay
         self.telemetry = telemetry
@@ -49,6 +51,7 @@ class Desk:
         self._dispatcher = dispatcher
         self._names = names
         self._config = config
+        self._large = large
         self._held = Held(config.max_held_mb << 20)
         self._fleet = dispatcher.fleet  # what `_targets` were read off
         self._targets: dict[str, Target] = {}  # by the name asked for
@@ -105,7 +108,7 @@ class Desk:
         try:
             body = await request.body()
             release.grow_to(len(body))
-            wanted = self._read(body, request, dialect, counting)
+            wanted = await self._read(body, request, dialect, counting)
         except BaseException:
             release()
             raise
@@ -125,10 +128,12 @@ class Desk:
         )
         return Call(send, target, wanted, want, record, release)
 
-    def _read(self, body: bytes, request: Request, dialect: Dialect, counting: bool) -> Wanted:
+    async def _read(self, body: bytes, request: Request, dialect: Dialect, counting: bool) -> Wanted:
         def resolve(asked: str) -> Target:
             return self.target(asked, dialect)
 
         if dialect is Dialect.OPENAI_AUDIO:
             return form.read(body, request.header("content-type") or "", resolve)
+        if len(body) >= LARGE_BYTES:
+            return await self._large.read(body, dialect, resolve, counting=counting)
         return read(body, dialect, resolve, counting=counting)
