@@ -95,7 +95,7 @@ async def staged(
             if wire is not None:
                 wire.target = neuron.endpoint.removeprefix("http://")
                 endpoint = f"http://{wire.address}"
-            ours = {"gateway": {"hosts": ["test"], **(tables or {}).get("gateway", {})}}
+            ours = {"gateway": {"hosts": ["test", "a"], **(tables or {}).get("gateway", {})}}
             gateway = host.gateway(
                 [_At("beast", endpoint)], models, tables={**(tables or {}), **ours}, follows=0, **options
             )

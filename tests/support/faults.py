@@ -41,6 +41,14 @@ class Fault:
     seed: int | None = None  # pieces of random size, up to piece_bytes or 100
 
 
+@dataclass
+class Tape:
+    """What has passed over one connection."""
+
+    request: bytearray = field(default_factory=bytearray)
+    answer: bytearray = field(default_factory=bytearray)
+
+
 @dataclass(eq=False)
 class FaultyWire:
     """Between its own address and `target` (host:port or unix:/path)."""
@@ -50,6 +58,7 @@ class FaultyWire:
     accepted: int = 0  # connections from clients
     open: int = 0  # connections alive on either side
     passed: int = 0  # bytes of answers that have passed, over all connections
+    tapes: list[Tape] | None = None  # given a list, every connection is recorded
 
     async def __aenter__(self) -> Self:
         self._lines: dict[asyncio.Task[None], _Line | None] = {}
@@ -125,6 +134,9 @@ class _Line:
         self._random = None if fault.seed is None else random.Random(fault.seed)
         self.silent = False
         self._over = asyncio.Event()
+        self._tape = Tape()
+        if wire.tapes is not None:
+            wire.tapes.append(self._tape)
 
     async def run(self) -> None:
         """Until either side has closed, or the fault has ended it."""
@@ -181,6 +193,9 @@ class _Line:
 
     async def _pass(self, sink: asyncio.StreamWriter, piece: bytes, *, of_request: bool) -> None:
         if piece and not self.silent:
+            tape = self._tape.request if of_request else self._tape.answer
+            if self._wire.tapes is not None:
+                tape += piece
             sink.write(piece)
             await sink.drain()
             if not of_request:
