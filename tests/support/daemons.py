@@ -71,6 +71,10 @@ class Daemon(Process):
             self.end()
             raise AssertionError(f"{error}\n{self.log[-4000:]}") from error
 
+    def start_unseen(self) -> None:
+        """Start it, and do not wait until it answers."""
+        super().start()
+
     def restart(self) -> None:
         """Start it again with the same configuration on the same port, as a service manager does."""
         assert not self.running, f"{self.name} still runs"

@@ -11,6 +11,8 @@ killed test run.
 from __future__ import annotations
 
 import shutil
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,13 @@ import tomli_w
 from tests.support.daemons import LOOPBACK, GatewayProcess, NeuronProcess, Place, Reached
 from tests.support.ports import free_port
 from tests.support.process import Process
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Host:
@@ -83,10 +92,14 @@ class Host:
         arguments: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         place: Place | None = None,
+        kept: socket.socket | None = None,
     ) -> GatewayProcess:
-        """A gateway that follows its neurons (all, or so many); `tables` go over cortex.toml's, key by key."""
+        """A gateway that follows its neurons (all, or so many); `tables` go over cortex.toml's, key by key.
+
+        `kept` is a listening socket that is passed to it as systemd does, and stays open here.
+        """
         home = self.folder / name
-        port, metrics_port = free_port(), free_port()
+        port, metrics_port = kept.getsockname()[1] if kept else free_port(), free_port()
         address = place.address if place else LOOPBACK
         config: dict[str, Any] = {
             "models_config": "models.toml",
@@ -96,10 +109,14 @@ class Host:
         for table, values in (tables or {}).items():
             config[table] = {**config.get(table, {}), **values}
         write(home / "models.toml", {"models": [dict(model) for model in models]})
+        environ = {**(environ or {}), **({"LISTEN_FDS": "1"} if kept else {})}
         gateway = GatewayProcess(
             write(home / "cortex.toml", config), home / "log", port, metrics_port, arguments=arguments, environ=environ
         )
         self.processes.append(gateway)
+        if kept:
+            gateway.inherits = (kept.fileno(),)
+            gateway.command = [sys.executable, "-c", ACTIVATE, str(kept.fileno()), *gateway.command]
         if place:
             gateway.live_at(place)
         gateway.start()

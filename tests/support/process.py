@@ -92,6 +92,7 @@ class Process:
         self.command = list(command)
         self.log_path = log
         self._environ = environ
+        self.inherits: Sequence[int] = ()  # descriptors
         self._process: subprocess.Popen[bytes] | None = None
         self._family: dict[int, str] = {}  # pid → its start, in ticks
 
@@ -106,6 +107,7 @@ class Process:
                 env=environment(self._environ),
                 cwd=self.log_path.parent,
                 process_group=0,
+                pass_fds=self.inherits,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into the kernel, no lock is taken
             )
 
