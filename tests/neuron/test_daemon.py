@@ -168,7 +168,7 @@ def test_what_was_learned_and_pinned_is_there_after_a_kill(host: Host) -> None:
 
 
 def test_without_an_engine_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("sys.path", [])  # where an engine would lie
     owners = Owners(NeuronConfig(), spawn=lambda work: work.close())
     assert "neuron[cuda]" in owners.problem
     owners.prepare(("cpu:0",))  # starts nothing
