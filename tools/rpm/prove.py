@@ -16,7 +16,7 @@ from pathlib import Path
 from tools.rpm import build, sources
 from tools.rpm.root import Root, overlay, repository
 from tools.rpm.services import Service, ask, sockets
-from tools.rpm.steps import Failed, Skipped, Steps, run, tool
+from tools.rpm.steps import Failed, Steps, run, tool
 from tools.tinymodel.fleet import CHECKPOINT, make_models
 
 NAMES = ("cortex", "helexa-neuron")
@@ -82,7 +82,7 @@ def _rpmlint(rpms: list[Path]) -> str:
     found = [line for line in done.stdout.splitlines() if re.search(r": [EW]: ", line)]
     if found:
         raise Failed(f"{len(found)} findings that no filter knows:\n    " + "\n    ".join(found[:15]))
-    filters = (sources.ROOT / "rpm/rpmlint.toml").read_text().count("\n    ")
+    filters = (sources.ROOT / "rpm/rpmlint.toml").read_text().count("\n    '")
     return f"nothing beyond {filters} filters"
 
 
@@ -104,7 +104,7 @@ def _dnf(root: Root, repo: Path, *action: str) -> str:
     tool("dnf")
     options = ["-y", "--quiet", f"--installroot={root.path}", "--releasever=1", f"--repofrompath=ours,file://{repo}"]
     options += ["--repo=ours", "--nogpgcheck", f"--setopt=cachedir={repo}/cache", "--setopt=reposdir=/nowhere"]
-    options += ["--setopt=varsdir=/nowhere", "--setopt=logdir=/tmp", "--noplugins"]
+    options += ["--setopt=varsdir=/nowhere", f"--setopt=logdir={repo}", "--noplugins"]
     return run(["dnf", *options, *action])
 
 
@@ -321,8 +321,6 @@ def _engine(root: Root, folder: Path) -> str:
     root.run("chown", "neuron:neuron", "/var/lib/neuron")
     _place_model(root)
     began = time.monotonic()
-    if Path("/proc/self/uid_map").read_text().split()[:2] != ["0", "0"]:
-        raise Skipped("without being root outside too, the root has no network to fetch an engine by")
     outside = ["nsenter", f"--net=/proc/{os.environ['CORTEX_RPM_NAMESPACE']}/ns/net"]
     setup = root.command(["/usr/sbin/neuron-setup", "--engine=cpu", "--yes"])
     print(run([*outside, *setup], timeout_s=900), end="")

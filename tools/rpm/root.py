@@ -6,7 +6,7 @@ in `upper` and gone afterwards. A stub package stands for a distribution's, so t
 
 from __future__ import annotations
 
-import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -81,13 +81,13 @@ def overlay() -> Iterator[Root]:
         run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", folder / "root/tmp"])
         run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", folder / "root/run"])
     except Failed as error:
-        subprocess.run(["umount", "--recursive", "--lazy", folder], capture_output=True, check=False)
+        subprocess.run(["umount", "--lazy", folder], capture_output=True, check=False)
         folder.rmdir()
         raise Skipped(f"no root of its own can be mounted here: {error}") from error
     try:
         yield Root(folder / "root", folder / "upper")
     finally:
-        subprocess.run(["umount", "--recursive", "--lazy", folder], check=False)
+        subprocess.run(["umount", "--lazy", folder], check=False)
         folder.rmdir()
 
 
@@ -99,9 +99,5 @@ def repository(folder: Path, rpms: Sequence[Path], abi: str) -> str:
     defined = ["--define", f"_topdir {folder}/base", "--define", f"_rpmdir {folder}"]
     run(["rpmbuild", "-bb", "--quiet", *defined, spec])
     for path in rpms:
-        os.link(path, folder / path.name) if path.stat().st_dev == folder.stat().st_dev else _copy(path, folder)
+        shutil.copy(path, folder)
     return run(["createrepo_c", "--quiet", folder])
-
-
-def _copy(path: Path, folder: Path) -> None:
-    (folder / path.name).write_bytes(path.read_bytes())

@@ -90,9 +90,8 @@ def build(wanted: Recipe, folder: Path, progress: Progress) -> None:
         sources = dict.fromkeys(str(Path(str(package.__file__)).parents[1]) for package in (neuron, cortex_core))
         (site / "neuron.pth").write_text("\n".join(sources) + "\n")  # what the neuron itself is, after the engine's own
         progress("compiling", 0.0)
-        _run(
-            [_python(folder), "-m", "compileall", "-q", "-j", "0", str(site)], may_fail=True
-        )  # some is for other Pythons
+        compile_ = [_python(folder), "-m", "compileall", "-q", "-j", "0", str(site)]
+        _run(compile_, may_fail=True)  # some is for other Pythons
         progress(f"trying: import {wanted.tried}", 0.0)
         _run([_python(folder), "-P", "-c", f"import {wanted.tried}"], timeout_s=TRY_S)
         python = f"{sys.version_info[0]}.{sys.version_info[1]}"
