@@ -1,5 +1,6 @@
 """The fleet in simulation: ours against plain LRU and against round robin, on one trace over 3, 30 and 300 neurons.
 
+*Ours by lru* differs from ours in who is evicted only: whatever was used longest ago, once it has had its turn.
 The trace: models by Zipf's law; a third single requests, a third bursts, a third agents' sessions whose prompts grow.
 *Plain LRU* is the same gateway that evicts whatever was used longest ago, as soon as its requests have ended: no turns.
 *Round robin* is a balancer that sends each request to the next host on which its model fits; each host is plain LRU.
@@ -35,7 +36,7 @@ BURST, TURNS = 10, 10
 SPEED = Speed(prompt_cost=0.02, cache_tokens=32_768)
 DISTANCE_S = 0.0005  # from a gateway to a neuron
 ROUND_ROBIN_HOSTS = 30
-OURS, LRU, ROUND_ROBIN = "ours", "plain LRU", "round robin"
+OURS, OURS_BY_LRU, LRU, ROUND_ROBIN = "ours", "ours by lru", "plain LRU", "round robin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ def run(plan: Plan) -> dict[tuple[int, str], list[Figures]]:
     for size in plan.sizes:
         for seed in plan.seeds:
             ours = scenario(size, seed, plan.length_s(size))
-            for system, what in ((OURS, ours), (LRU, plain_lru(ours)), (ROUND_ROBIN, round_robin(ours))):
+            systems = {OURS: ours, OURS_BY_LRU: by_lru(ours), LRU: plain_lru(ours), ROUND_ROBIN: round_robin(ours)}
+            for system, what in systems.items():
                 found.setdefault((size, system), []).append(figures(simulate(what, seed)))
     return found
 
@@ -108,8 +110,12 @@ def _clients(dice: random.Random, models: tuple[str, ...], requests: int, second
     return tuple(clients)
 
 
+def by_lru(ours: Scenario) -> Scenario:
+    return structs.replace(ours, rules=structs.replace(ours.rules, strategy="lru"))
+
+
 def plain_lru(ours: Scenario) -> Scenario:
-    return structs.replace(ours, rules=structs.replace(ours.rules, strategy="lru"), guard_s=0.0)
+    return structs.replace(by_lru(ours), guard_s=0.0)
 
 
 def round_robin(ours: Scenario) -> Scenario:

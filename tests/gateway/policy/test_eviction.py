@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from cortex_core.fleet import State
 from cortex_gateway.policy.eviction import ENUMERATE_AT_MOST, Leaver, Strategy, choose, leaver, may_leave, return_cost_s
@@ -120,6 +121,9 @@ def test_what_bringing_it_back_would_cost() -> None:
     assert return_cost_s(neuron(known=(known("m2", uses=3, load_s=5.0),)), replica("m2", load_s=0.0)) == 15.0
     assert return_cost_s(neuron(known=(known("m2", uses=3, load_s=0.0),)), replica("m2", 8000, load_s=0.0)) == 24.0
     assert return_cost_s(neuron(), replica("m2")) == 0.0
+    slept = structs.replace(known("m2", uses=3), wake_s=0.5)
+    assert return_cost_s(neuron(known=(slept,)), replica("m2", load_s=4.0)) == 1.5, "it will sleep again"
+    assert return_cost_s(neuron(known=(slept,)), replica("m2", load_s=4.0, state=State.SLEEPING)) == 12.0, "it is gone"
 
 
 def test_idle_is_counted_from_the_last_end_anywhere() -> None:

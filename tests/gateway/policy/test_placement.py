@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortex_core.fleet import Checkpoint, Failure, Neuron, Share, State
+from cortex_core.fleet import Checkpoint, Failure, Neuron, Replica, Share, State
 from cortex_gateway.policy.picture import Intent
 from cortex_gateway.policy.placement import Candidate, candidates, first
 from cortex_gateway.policy.survey import DRAIN, EVICT, FREE
@@ -17,6 +17,14 @@ from tests.gateway.policy.fleets import CARD_MB, card, known, neuron, picture, p
 
 def best(*neurons: Neuron, **fields: Any) -> Candidate:
     return candidates(picture(*neurons, **fields), profile())[0]
+
+
+sizes = st.integers(1000, 24_000)
+residents = st.lists(st.tuples(sizes, st.booleans(), st.booleans(), st.sampled_from([0.0, 5.0])), max_size=5)
+
+
+def asleep(holds_mb: int = 1000, **fields: Any) -> Replica:
+    return replica("m1", holds_mb, state=State.SLEEPING, **fields)
 
 
 # ---------------------------------------------------------------- the order
@@ -32,6 +40,8 @@ PREFERENCES = [
     ),
     ("one victim over two", neuron("n1", replica("m2", 8000), replica("m3", 8000)), neuron("n2", replica("m4")), "n2"),
     ("more room over less", neuron("n1", devices=(card(memory_mb=20_000),)), neuron("n2"), "n2"),
+    ("asleep there over room", neuron("n1", asleep(), replica("m2", 8000)), neuron("n2"), "n1"),
+    ("asleep there over room, even by eviction", neuron("n1", asleep(), replica("m2")), neuron("n2"), "n1"),
     ("up over down", neuron("n1", up=False), neuron("n2", replica("m2")), "n2"),
 ]
 
@@ -100,6 +110,48 @@ def test_of_many_neurons_only_those_that_could_be_best_are_looked_at() -> None:
     assert len(first(picture(*alike), profile(), alike)) == 1
     used = [neuron(f"n{n}", replica("m2"), known=(known("m2", uses=n),)) for n in range(300)]
     assert [c.neuron for c in first(picture(*used), profile(), used)] == ["n0"]
+
+
+# ---------------------------------------------------------------- what sleeps
+
+
+def test_what_sleeps_wakes_where_it_is_and_nobody_leaves_without_need() -> None:
+    """Least of all itself: what it keeps of its memory is its own."""
+    found = best(neuron("n1", asleep(9000, on=(1,)), replica("m2", 8000, on=(1,)), devices=(card(0), card(1))))
+    assert found.wakes
+    assert found.reason == "asleep there, fits free"
+    assert [share.id for share in found.shares] == ["cuda:1"]
+    assert found.victims == ()
+
+
+def test_what_sleeps_where_it_cannot_wake_is_loaded_beside_it() -> None:
+    busy = replica("m2", 23_000, on=(1,), pinned=True)
+    found = best(neuron("n1", asleep(on=(1,)), busy, devices=(card(0), card(1))))
+    assert (found.wakes, [share.id for share in found.shares]) == (False, ["cuda:0"])
+
+
+def test_over_several_devices_it_wakes_on_its_own() -> None:
+    three = neuron("n1", asleep(500, on=(1, 2)), devices=(card(0), card(1), card(2)))
+    found = candidates(picture(three), profile("m1", 32_000, min_devices=2))[0]
+    assert (found.wakes, [share.id for share in found.shares]) == (True, ["cuda:1", "cuda:2"])
+
+
+@given(st.lists(st.tuples(residents, st.booleans()), min_size=1, max_size=4), st.integers(2000, 24_000))
+def test_with_sleepers_too_the_quick_way_finds_the_same(
+    fleet: list[tuple[list[tuple[int, bool, bool, float]], bool]], need_mb: int
+) -> None:
+    neurons = []
+    for index, (entries, sleeps) in enumerate(fleet):
+        replicas = [asleep(500, id=f"asleep{index}")] if sleeps else []
+        left = CARD_MB - 500
+        for number, (size, busy, pinned, turn_s) in enumerate(entries):
+            if size <= left:
+                left -= size
+                name = f"r{index}{number}"
+                replicas.append(replica(name, size, in_flight=int(busy), pinned=pinned, evictable_in_s=turn_s))
+        neurons.append(neuron(f"n{index}", *replicas))
+    wanted, seen = profile("m1", need_mb), picture(*neurons)
+    assert first(seen, wanted, neurons)[:1] == tuple(c for c in candidates(seen, wanted) if c.now)[:1]
 
 
 # ---------------------------------------------------------------- why not
@@ -202,9 +254,6 @@ def test_a_floor_for_each_device() -> None:
 
 
 # ---------------------------------------------------------------- properties
-
-sizes = st.integers(1000, 24_000)
-residents = st.lists(st.tuples(sizes, st.booleans(), st.booleans(), st.sampled_from([0.0, 5.0])), max_size=5)
 
 
 @given(st.lists(residents, min_size=1, max_size=4), st.integers(1000, 30_000), st.sampled_from([FREE, EVICT, DRAIN]))

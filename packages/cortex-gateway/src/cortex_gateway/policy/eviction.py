@@ -77,9 +77,12 @@ def leaver(picture: Picture, neuron: Neuron, device: Device, replica: Replica) -
 
 
 def return_cost_s(neuron: Neuron, replica: Replica) -> float:
-    """What letting it go is expected to cost later: how often it is used times how long its load takes."""
+    """What letting it go is expected to cost later: how often it is used times how long its load takes, or its waking
+    where it has slept before: that is then how it leaves."""
     known = neuron.known.get((replica.model, replica.digest))
     load_s = replica.load_s or (known.load_s if known else 0.0)
+    if known is not None and known.wake_s and replica.state is State.READY:
+        load_s = known.wake_s
     if not load_s:
         load_s = sum(share.memory_mb for share in replica.devices) / LOAD_MB_PER_S
     return load_s * (known.uses if known else 0.0)

@@ -51,7 +51,9 @@ def _placed(picture: Picture, profile: Profile, considered: tuple[Candidate, ...
         )
     if isinstance(decided, Swap):
         candidate = decided.candidate
-        load_s = _load_s(picture, profile, picture.fleet.neurons[candidate.neuron])
+        neuron = picture.fleet.neurons[candidate.neuron]
+        known = neuron.known.get((model, profile.digest))
+        load_s = known.wake_s if candidate.wakes and known is not None else _load_s(picture, profile, neuron)
         drain_s = picture.held_s.get(candidate.victims[0].model, 0.0) if candidate.tier == DRAIN else 0.0
         return Explanation(
             model=model,

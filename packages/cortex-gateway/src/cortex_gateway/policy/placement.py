@@ -9,12 +9,14 @@ from operator import itemgetter
 
 from msgspec import Struct
 
-from cortex_core.fleet import Device, Neuron, Profile, Replica, Share
+from cortex_core.fleet import Device, Neuron, Profile, Replica, Share, State
 from cortex_core.gateway_api import Place, Room
 from cortex_gateway.policy.affinity import weight
 from cortex_gateway.policy.eviction import Leaver, choose, is_pinned, leaver, may_leave, together
 from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.survey import DRAIN, EVICT, FREE, Rank
+
+FITS = ("fits free", "fits when what is idle leaves", "fits when what has had its turn leaves")
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -29,7 +31,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     shares: tuple[Share, ...] = ()
     victims: tuple[Replica, ...] = ()
     devices: tuple[Room, ...] = ()
-    rank: Rank = (True, DRAIN, 0.0, 0, 0)
+    wakes: bool = False  # its replica there sleeps, and a load wakes it
+    rank: Rank = (True, True, DRAIN, 0.0, 0, 0)
     tie: int = 0  # between equals: a hash that all gateways share
 
     def place(self) -> Place:
@@ -71,12 +74,15 @@ def first(picture: Picture, profile: Profile, neurons: Iterable[Neuron], *, most
     The same as the first of `candidates`. In order of what each neuron could be at best, only until none can be better.
     """
     bounds: list[tuple[Rank, Neuron]] = []
+    sleepers = {neuron.name: replica for neuron, replica in picture.replicas(profile.id) if _sleeps(replica)}
     for neuron in neurons:
         if not neuron.up or _is_missing(profile, neuron) or _hindrance(picture, profile, neuron):
             continue
-        least = picture.surveys.of(picture, neuron).bound(_share_mb(picture, profile, neuron), most)
+        sleeper = sleepers.get(neuron.name)
+        own_mb = max((share.memory_mb for share in sleeper.devices), default=0) if sleeper else 0
+        least = picture.surveys.of(picture, neuron).bound(_share_mb(picture, profile, neuron) - own_mb, most)
         if least is not None:
-            bounds.append(((neuron.name not in profile.pinned_on, *least), neuron))
+            bounds.append(((neuron.name not in profile.pinned_on, sleeper is None, *least), neuron))
     bounds.sort(key=itemgetter(0))
     looked: list[Candidate] = []
     for rank, alike in groupby(bounds, key=itemgetter(0)):
@@ -90,6 +96,10 @@ def first(picture: Picture, profile: Profile, neurons: Iterable[Neuron], *, most
                     break  # as good as it could be, and before its equals
         looked.sort(key=lambda c: (c.rank, c.tie))
     return tuple(looked)
+
+
+def _sleeps(replica: Replica) -> bool:
+    return replica.state is State.SLEEPING
 
 
 @lru_cache(maxsize=1 << 16)
@@ -135,7 +145,9 @@ def _verdict(picture: Picture, profile: Profile, neuron: Neuron, most: int) -> C
         return no(_too_small(profile, groups, share_mb), possible=False)
     if hindrance := _hindrance(picture, profile, neuron):
         return no(hindrance, possible=True)
-    plans = _best(picture, profile, neuron, groups, share_mb, most)
+    plans = _awake(picture, profile, neuron, share_mb, most)
+    wakes = plans is not None
+    plans = plans or _best(picture, profile, neuron, groups, share_mb, most)
     if plans is None:
         return no("no room until something is idle", possible=True)
     victims = tuple({entry.replica.id: entry.replica for plan in plans for entry in plan.leaving}.values())
@@ -147,11 +159,12 @@ def _verdict(picture: Picture, profile: Profile, neuron: Neuron, most: int) -> C
         possible=True,
         now=True,
         tier=tier,
-        reason=("fits free", "fits when what is idle leaves", "fits when what has had its turn leaves")[tier],
+        reason=("asleep there, " if wakes else "") + FITS[tier],
         need_mb=need_mb,
         shares=tuple(Share(plan.device.id, share_mb) for plan in plans) if share_mb else (),
         victims=victims,
-        rank=(elsewhere, tier, dear, len(victims), -free_mb),
+        wakes=wakes,
+        rank=(elsewhere, not wakes, tier, dear, len(victims), -free_mb),
         tie=_tie(profile.id, neuron.name),
     )
 
@@ -213,17 +226,37 @@ def _best(
     return best
 
 
+def _awake(picture: Picture, profile: Profile, neuron: Neuron, share_mb: int, most: int) -> Sequence[_Plan] | None:
+    """How a replica that sleeps there has its own memory again; None: none sleeps, or it cannot."""
+    sleeper = next((r for r in neuron.replicas if r.model == profile.id and _sleeps(r)), None)
+    if sleeper is None:
+        return None
+    seen = picture.surveys.of(picture, neuron)
+    own = {share.id: share.memory_mb for share in sleeper.devices}
+    found = [
+        _plan(picture, profile, neuron, device, share_mb - own[device.id], most, besides=sleeper.id)
+        for device in neuron.devices
+        if device.id in own and device.id in seen.free_mb
+    ]
+    plans = [plan for plan in found if plan]
+    return plans if len(plans) == profile.min_devices == len(own) else None
+
+
 def _price(picture: Picture, neuron: Neuron, plans: Iterable[_Plan]) -> float:
     return together(picture, neuron, [entry for plan in plans for entry in plan.leaving])
 
 
-def _plan(picture: Picture, profile: Profile, neuron: Neuron, device: Device, share_mb: int, most: int) -> _Plan | None:
+def _plan(
+    picture: Picture, profile: Profile, neuron: Neuron, device: Device, share_mb: int, most: int, *, besides: str = ""
+) -> _Plan | None:
+    """The cheapest way to that much memory; the replica `besides` does not leave for it."""
     seen = picture.surveys.of(picture, neuron)
     free_mb = seen.free_mb[device.id]
     if free_mb >= share_mb:
         return _Plan(FREE, 0.0, device, free_mb, ())
     for tier, places in ((EVICT, seen.idle), (DRAIN, seen.turned))[:most]:
-        leavers = [leaver(picture, neuron, device, neuron.replicas[place]) for place in places]
+        here = (neuron.replicas[place] for place in places)
+        leavers = [leaver(picture, neuron, device, replica) for replica in here if replica.id != besides]
         leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile)
         if leaving is not None:
             return _Plan(tier, together(picture, neuron, leaving), device, free_mb, leaving)

@@ -20,8 +20,8 @@ STALE_MOST = 40
 CATCH_UP = 2
 """So many surveys may be void at once, for a plan to make anew; whoever makes one more void makes two of them anew."""
 
-Rank = tuple[bool, int, float, int, int]
-"""Less is better: elsewhere than pinned, tier, price of those who leave, victims, -free MB."""
+Rank = tuple[bool, bool, int, float, int, int]
+"""Less is better: elsewhere than pinned, not asleep there, tier, price of those who leave, victims, -free MB."""
 
 
 class Survey:
