@@ -9,7 +9,7 @@ from msgspec import UNSET, structs
 from cortex_core.fleet import Checkpoint, Cost, Device, Limit, Profile, Replica, Share, State
 from cortex_core.gateway_api import Model
 from cortex_core.neuron_api import Report
-from cortex_gateway.policy.catalogue import Merged, discovered
+from cortex_gateway.policy.catalogue import Merged
 from cortex_gateway.policy.transitions import Lost, Reported, apply, empty_fleet
 
 GPU = Device(id="cuda:0", name="RTX", kind="cuda", memory_mb=24_000)
@@ -120,15 +120,6 @@ def test_F15_a_neuron_that_is_down_takes_its_places_along_and_no_model() -> None
     fleet = apply(apply(fleet, Reported("beast", report)), Lost("beast", "gone"))
     (model,) = Merged().models(fleet)
     assert (model.loaded, model.feasible_on, model.locations) == (False, (), ())
-
-
-def test_what_lies_in_the_folders_can_be_a_catalogue() -> None:
-    fleet = empty_fleet([("beast", ""), ("benjy", "")], {})
-    broken, odd = Checkpoint(name="broken", problem="no config.json"), Checkpoint(name="../odd name")
-    report = Report(name="", instance_id="i", seq=1, checkpoints=(QWEN, broken, odd), replicas=(replica(model="held"),))
-    for name in ("beast", "benjy"):
-        fleet = apply(fleet, Reported(name, report))
-    assert discovered(fleet) == {"qwen": Profile(id="qwen"), "held": Profile(id="held")}
 
 
 def test_a_single_entry_is_that_of_the_list() -> None:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from cortex_core.config import Catalogue, CortexConfig
-from cortex_core.config.cortex import FleetTable, Gateway, NeuronEntry, Tls
+from cortex_core.config.cortex import CatalogueTable, FleetTable, Gateway, NeuronEntry, Tls
 from cortex_core.fleet import Profile
 from cortex_core.gateway_api import FleetView
 from cortex_core.http import ASGIApp, BrokenResponse, Client, Response
@@ -144,6 +144,7 @@ async def gateway(
     *,
     token: str = "",
     tls: Tls = Tls(),  # noqa: B008 - frozen
+    catalogue_table: CatalogueTable = CatalogueTable(),  # noqa: B008 - frozen
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """`models` served from `neurons`; ends with the block, whatever is under way."""
@@ -151,6 +152,7 @@ async def gateway(
     config = CortexConfig(
         gateway=table,
         tls=tls,
+        catalogue=catalogue_table,
         fleet=FleetTable(token=token),
         neurons=tuple(NeuronEntry(name=neuron.name, endpoint=neuron.endpoint) for neuron in neurons),
     )

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from cortex_core.errors import CortexError
-from cortex_core.fleet import Device, Share, State
+from cortex_core.fleet import Device, Known, Profile, Share, State
 from cortex_core.neuron_api import Victim
 from cortex_gateway.commands import Unreachable
 from cortex_gateway.dispatcher import SwapRecord
@@ -30,6 +30,27 @@ def test_a_load_names_what_it_was_decided_on() -> None:
         asking.leave()
 
     play(story)
+
+
+def test_who_waited_knows_what_its_load_was_chosen_among() -> None:
+    """With every candidate's reason and price, for the request's record."""
+
+    async def story(stand: Stand) -> None:
+        learned = (Known(model="m2", digest=Profile(id="m2").digest, device_kind="cuda", uses=3.0),)
+        stand.says("n1", replica("r2", "m2", idle_s=100), known=learned)
+        stand.says("n2", replica("r3", "m2", pinned=True))
+        asking = stand.ask()
+        await settle()
+        stand.loads[0].done(replica())
+        await settle()
+        lease = await asking.end()
+        told = [candidate.place() for candidate in lease.considered]
+        assert [(place.neuron, place.now, place.reason, place.must_leave, place.price) for place in told] == [
+            ("n1", True, "fits when what is idle leaves", ("m2",), 15.0),
+            ("n2", False, "needs 16000 MB, and pinned replicas hold it", (), 0.0),
+        ]
+
+    play(story, neurons=2)
 
 
 def test_a_busy_resident_whose_turn_is_over_drains() -> None:

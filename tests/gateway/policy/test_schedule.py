@@ -211,6 +211,19 @@ def test_the_least_loaded_and_its_session_where_it_was() -> None:
     assert homes == {key: pick(idle, "m1", key) for key in homes}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "picked"),
+    [((1.0, 3.5), {"n1"}), ((3.5, 1.0), {"n2"}), ((1.0, 2.9), {"n1", "n2"}), ((0.001, 0.2), {"n1", "n2"})],
+    ids=["slow", "slow, the other way", "slower, not by far", "a matter of milliseconds"],
+)
+def test_one_that_is_far_slower_than_its_sibling_is_passed_over(seconds: tuple[float, float], picked: set[str]) -> None:
+    two = [neuron(name, replica("m1", max_in_flight=64)) for name in ("n1", "n2")]
+    pace_s = {("n1", "m1"): seconds[0], ("n2", "m1"): seconds[1]}
+    found = [pick(picture(*two, pace_s=pace_s), "m1", f"session {n}") for n in range(20)]
+    assert {entry[0].name for entry in found if entry} == picked
+    assert pick(picture(two[1], pace_s=pace_s), "m1") is not None, "never the last one"
+
+
 def test_none_is_picked_where_none_has_room() -> None:
     assert pick(picture(neuron("n1", replica("m1")), leases={("n1", "m1"): 2}), "m1") is None
     assert pick(picture(neuron("n1", replica("m1")), paused={("n1", "m1"): 5.0}), "m1") is None

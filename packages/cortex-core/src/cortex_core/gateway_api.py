@@ -160,6 +160,7 @@ class Place(Struct, frozen=True, kw_only=True):
     need_mb: int
     devices: tuple[Room, ...] = ()
     must_leave: tuple[str, ...] = ()
+    price: float = 0.0  # of those who would leave, by the strategy; less is better. `cost`: seconds to bring them back
 
 
 class ExplainRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

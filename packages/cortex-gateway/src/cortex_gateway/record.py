@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from cortex_core.errors import Dialect
+from cortex_core.gateway_api import Place
 from cortex_gateway.policy.usage import Usage
 
 CLIENT_LEFT = "client_left"
@@ -20,6 +21,7 @@ class Record(Struct, kw_only=True):
     arrived: float
     neuron: str = ""
     cold: bool = False  # it waited for a load
+    places: tuple[Place, ...] = ()  # where the load it waited for could have gone: the one taken, and what it beat
     retries: list[str] = []  # why, each time
     leased: float = 0.0
     at_work: bool = False  # an engine may work at it, or has

@@ -19,6 +19,7 @@ from cortex_core.config import Catalogue, CortexConfig
 from cortex_core.http import ASGIApp, Limits, Server, address_of
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
+from cortex_gateway.discovery import Discovery
 from cortex_gateway.dispatcher import Dispatcher, Rules
 from cortex_gateway.ends import Ends
 from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, listeners, ssl_context
@@ -26,8 +27,7 @@ from cortex_gateway.large import Large
 from cortex_gateway.life import Life, signals
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.aliases import Names
-from cortex_gateway.policy.catalogue import discovered
-from cortex_gateway.policy.transitions import Discovered, Event, Reported, Reprofiled, empty_fleet
+from cortex_gateway.policy.transitions import Event, empty_fleet
 from cortex_gateway.relay import Relay
 from cortex_gateway.telemetry import Telemetry
 
@@ -84,7 +84,9 @@ async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
         try:
             async with asyncio.TaskGroup() as tasks, metrics, server:
                 tasks.create_task(dispatcher.run(), name="dispatcher")
-                tasks.create_task(neurons.run(_observer(dispatcher, catalogue)), name="neurons")
+                tasks.create_task(
+                    neurons.run(_observer(dispatcher, catalogue, config.catalogue.discover)), name="neurons"
+                )
                 tasks.create_task(_beat(life, dispatcher, server), name="heartbeat")
                 life.started(*addresses)
                 await life.stop.wait()
@@ -103,18 +105,16 @@ async def _beat(life: Life, dispatcher: Dispatcher, server: Server) -> None:
         await asyncio.sleep(1.0)
 
 
-def _observer(dispatcher: Dispatcher, catalogue: Catalogue) -> Callable[[Event], None]:
+def _observer(dispatcher: Dispatcher, catalogue: Catalogue, discover: bool) -> Callable[[Event], None]:
     """Without a models.toml the catalogue is what the neurons have."""
-    if catalogue.models:
+    if catalogue.models and not discover:
         return dispatcher.observe
+    discovery = Discovery(catalogue)
 
     def observe(event: Event) -> None:
         dispatcher.observe(event)
-        if (
-            isinstance(event, Reported | Discovered)
-            and (found := discovered(dispatcher.fleet)) != dispatcher.fleet.profiles
-        ):
-            dispatcher.observe(Reprofiled(found))
+        if (found := discovery.after(dispatcher.fleet, event)) is not None:
+            dispatcher.observe(found)
 
     return observe
 

@@ -63,6 +63,12 @@ class FleetTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token: Annotated[str, Meta(description="CORTEX_FLEET__TOKEN")] = ""
 
 
+class CatalogueTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    discover: Annotated[
+        bool, Meta(description="serve what lies in the neurons' model folders besides what models_config lists")
+    ] = True
+
+
 class NeuronEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[NeuronName, Meta(description="what people call it")]
     endpoint: Annotated[Endpoint, Meta(description="where its daemon listens")]
@@ -74,6 +80,7 @@ class CortexConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tls: Tls = Tls()
     eviction: Eviction = Eviction()
     fleet: FleetTable = FleetTable()
+    catalogue: CatalogueTable = CatalogueTable()
     neurons: tuple[NeuronEntry, ...] = (NeuronEntry(name="local", endpoint="http://127.0.0.1:13131"),)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import UNSET, UnsetType, ValidationError, convert
 
@@ -94,17 +94,15 @@ def feasible(fleet: Fleet, neuron: Neuron) -> dict[str, int]:
     return found
 
 
-def discovered(fleet: Fleet) -> dict[str, Profile]:
-    """What the neurons hold and have in their model folders, as profiles that say nothing further."""
-    names = {
-        name: None
-        for neuron in fleet.neurons.values()
-        for name in (
-            *(checkpoint.name for checkpoint in neuron.checkpoints.values() if not checkpoint.problem),
-            *(replica.model for replica in neuron.replicas),
-        )
-    }
-    return {name: Profile(id=name) for name in names if _is_model_id(name)}
+def offered(neuron: Neuron) -> frozenset[str]:
+    """The models that it holds, and those that lie in its model folder and can be served."""
+    lie = (checkpoint.name for checkpoint in neuron.checkpoints.values() if not checkpoint.problem)
+    return frozenset(lie).union(replica.model for replica in neuron.replicas)
+
+
+def as_profiles(names: Iterable[str]) -> dict[str, Profile]:
+    """Those of the names that a model may have, as profiles that say nothing further."""
+    return {name: Profile(id=name) for name in sorted(names) if _is_model_id(name)}
 
 
 def _is_model_id(name: str) -> bool:

@@ -30,7 +30,8 @@ def defragment(picture: Picture, cycles: Mapping[str, int], after: int, wanted: 
     for name, count in cycles.items():
         neuron = picture.fleet.neurons.get(name)
         if count >= after and neuron is not None and neuron.up and not neuron.cordoned:
-            profiles = [picture.fleet.profiles[m] for m in wanted if m in picture.fleet.profiles]
+            homeless = (model for model in wanted if next(picture.replicas(model), None) is None)
+            profiles = [picture.fleet.profiles[model] for model in homeless if model in picture.fleet.profiles]
             move = next(filter(None, (_move(picture, neuron, profile) for profile in profiles)), None)
             if move is not None:
                 moves.append(move)

@@ -45,6 +45,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
             need_mb=self.need_mb,
             devices=self.devices,
             must_leave=tuple(replica.model for replica in self.victims),
+            price=self.rank[3],
         )
 
 

@@ -24,8 +24,10 @@ NEURON_PATIENCE_S = 30.0
 """How long a request is held while no neuron that could serve it is up: longer than a daemon's restart takes."""
 THEIR_OWN_S = 3.0
 """What waits at another gateway is left to that one for so long."""
-OUTLIER = 3.0
-"""A replica so many times slower to its first token than its fastest sibling is passed over."""
+TELL_ALL = 16
+"""Neurons of whose every verdict a swap's record tells; of a larger fleet it tells of those that could be the best."""
+OUTLIER, OUTLIER_LEAST_S = 3.0, 0.25
+"""A replica so many times, and by so much, slower to its first token than its fastest sibling is passed over."""
 
 
 class Backlog(Struct, frozen=True, kw_only=True):
@@ -51,7 +53,7 @@ class Swap(Struct, frozen=True, kw_only=True):
     model: str
     candidate: Candidate
     reason: str = "waiters"
-    considered: tuple[Candidate, ...] = ()  # the places that were looked at closely, the chosen one first
+    considered: tuple[Candidate, ...] = ()  # the places it was chosen among, and why not those that it was not
 
 
 Action = Serve | Swap | Refuse
@@ -72,7 +74,7 @@ def pick(picture: Picture, model: str, key: str = "") -> tuple[Neuron, Replica] 
             held=max(picture.leases.get(k, 0), replica.in_flight),
             slots=replica.max_in_flight,
             demoted=state(picture.breakers.get(k), picture.now) in {"open", "probing"}
-            or (fastest > 0 and picture.pace_s.get(k, 0.0) > OUTLIER * fastest),
+            or (fastest > 0 and picture.pace_s.get(k, 0.0) > max(OUTLIER * fastest, fastest + OUTLIER_LEAST_S)),
         )
         for k, (neuron, replica) in zip(keys, ready, strict=True)
     ]
@@ -180,7 +182,8 @@ def place(picture: Picture, backlog: Backlog) -> Swap | Refuse | None:
     most = FREE if late else EVICT if failed else DRAIN
     looked = first(picture, profile, (n for n in neurons if n.name not in late) if late else neurons, most=most)
     if looked:
-        return Swap(model=backlog.model, candidate=looked[0], considered=looked)
+        considered = candidates(picture, profile) if len(neurons) <= TELL_ALL else looked
+        return Swap(model=backlog.model, candidate=looked[0], considered=considered)
     if any(neuron.up and could_hold(picture, profile, neuron) for neuron in neurons):
         return None
     if not any(could_hold(picture, profile, neuron) for neuron in neurons):
