@@ -71,8 +71,8 @@ def chaos(session: nox.Session) -> None:
     for command in DEBIAN:
         if shutil.which(command) is None:
             session.warn(f"{command} is not installed: what needs it is SKIPPED")
-    places = session.posargs or ["tests/chaos", "tests/wire", "tests/e2e/test_partition.py"]
-    session.run("pytest", "--timeout=900", "-rs", *places, env={"CHAOS": "1"})
+    places = ["tests/chaos", "tests/wire", "tests/e2e/test_partition.py", "tests/gateway/test_breaker.py"]
+    session.run("pytest", "--timeout=900", "-rs", *(session.posargs or places), env={"CHAOS": "1"})
 
 
 @nox.session

@@ -43,6 +43,7 @@ class Costs:
     queued_us: float
     plan_us: float
     fresh_plan_us: float
+    lru_plan_us: float
 
 
 class Nowhere:
@@ -111,8 +112,10 @@ async def _costs(neurons: int, rounds: int) -> Costs:
     fleet = fleet_of(neurons)
     dispatcher = Dispatcher(fleet, Nowhere(), Rules(max_waiters=2 * WAITERS), clock=time.monotonic)
     backlog = Backlog(model=f"m{PROFILES - 1}", waiters=1, oldest=time.monotonic())
+    by_lru = Dispatcher(fleet, Nowhere(), Rules(strategy="lru"), clock=time.monotonic)
     picture = dispatcher.picture()
-    place(picture, backlog)
+    for one in (dispatcher, by_lru):
+        place(one.picture(), backlog)
     serve_us = [await _serve_us(dispatcher) for _ in range(rounds)]
     return Costs(
         neurons=neurons,
@@ -120,6 +123,7 @@ async def _costs(neurons: int, rounds: int) -> Costs:
         queued_us=min([await _queued_us(fleet) for _ in range(rounds)]),
         plan_us=_least_us(lambda: place(dispatcher.picture(), backlog), rounds, 20),
         fresh_plan_us=_fresh_plan_us(picture, backlog, rounds),
+        lru_plan_us=_least_us(lambda: place(by_lru.picture(), backlog), rounds, 20),
     )
 
 
@@ -186,6 +190,7 @@ def table(costs: list[Costs]) -> list[list[str]]:
         (f"a lease out of a queue of {WAITERS:,}", "queued_us", ""),
         ("a swap's plan", "plan_us", "≤ 2,000 at 300"),
         ("a swap's plan, as much new as can be", "fresh_plan_us", "≤ 2,000 at 300"),
+        ("a swap's plan, by lru", "lru_plan_us", "≤ 2,000 at 300"),
     ):
         rows.append([text, *(f"{getattr(cost, figure):,.1f}" for cost in costs), goal])
     return rows

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex_core.fleet import Checkpoint, Failure, Neuron, Replica, Share, State
+from cortex_gateway.policy.eviction import Strategy
 from cortex_gateway.policy.picture import Intent
 from cortex_gateway.policy.placement import Candidate, candidates, first
 from cortex_gateway.policy.survey import DRAIN, EVICT, FREE
@@ -104,10 +105,14 @@ def test_without_drain_nothing_busy_is_asked_to_leave() -> None:
     assert found.tier == DRAIN
 
 
-def test_of_many_neurons_only_those_that_could_be_best_are_looked_at() -> None:
+@pytest.mark.parametrize("strategy", ["cost", "lru", "priority"])
+def test_of_many_neurons_only_those_that_could_be_best_are_looked_at(strategy: Strategy) -> None:
     """Three hundred, all full: what they could be is told by a few numbers each."""
     alike = [neuron(f"n{n}", replica("m2")) for n in range(300)]
-    assert len(first(picture(*alike), profile(), alike)) == 1
+    assert len(first(picture(*alike, strategy=strategy), profile(), alike)) == 1
+
+
+def test_of_many_neurons_only_the_cheapest_is_looked_at() -> None:
     used = [neuron(f"n{n}", replica("m2"), known=(known("m2", uses=n),)) for n in range(300)]
     assert [c.neuron for c in first(picture(*used), profile(), used)] == ["n0"]
 
@@ -256,9 +261,14 @@ def test_a_floor_for_each_device() -> None:
 # ---------------------------------------------------------------- properties
 
 
-@given(st.lists(residents, min_size=1, max_size=4), st.integers(1000, 30_000), st.sampled_from([FREE, EVICT, DRAIN]))
+@given(
+    st.lists(residents, min_size=1, max_size=4),
+    st.integers(1000, 30_000),
+    st.sampled_from([FREE, EVICT, DRAIN]),
+    st.sampled_from(["cost", "lru", "priority"]),
+)
 def test_what_is_decided_fits_and_takes_nobody_it_must_not(
-    fleet: list[list[tuple[int, bool, bool, float]]], need_mb: int, most: int
+    fleet: list[list[tuple[int, bool, bool, float]]], need_mb: int, most: int, strategy: Strategy
 ) -> None:
     """Shares fit once the victims left; no victim is pinned or in its turn, and none is needless."""
     neurons = []
@@ -269,11 +279,12 @@ def test_what_is_decided_fits_and_takes_nobody_it_must_not(
                 continue
             left -= size
             name = f"r{index}{number}"
-            replicas.append(replica(name, size, in_flight=int(busy), pinned=pinned, evictable_in_s=turn_s))
+            state: dict[str, Any] = {"in_flight": int(busy), "pinned": pinned, "evictable_in_s": turn_s}
+            replicas.append(replica(name, size, idle_s=float(size % 7), **state))
         used = [known(entry.model, uses=float(len(entry.model) + entry.memory_on("cuda:0") % 3)) for entry in replicas]
         neurons.append(neuron(f"n{index}", *replicas, known=used))
     wanted = profile("m1", need_mb)
-    seen = picture(*neurons)
+    seen = picture(*neurons, strategy=strategy)
     every = candidates(seen, wanted)
     assert sorted(c.neuron for c in every) == sorted(n.name for n in neurons)
     assert all(candidate.now or candidate.reason for candidate in every)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from msgspec import structs
 
+from cortex_gateway.policy.eviction import Strategy
 from cortex_gateway.policy.placement import first
 from cortex_gateway.policy.survey import CATCH_UP, STALE_MOST, Survey, Surveys
 from tests.gateway.policy.fleets import neuron, picture, profile, replica
@@ -32,6 +34,20 @@ def test_a_plan_makes_few_anew_however_much_happened_since_the_last_one() -> Non
     for one in fleet.fleet.neurons.values():
         kept, found = surveys.of(fleet, one), Survey(fleet, one)
         assert (kept.free_mb, kept.idle, kept.turned) == (found.free_mb, found.idle, found.turned)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "idle_s", "passed_s", "news"),
+    [("lru", 11.0, 1.0, False), ("lru", 10.9, 1.0, False), ("lru", 0.4, 1.0, True), ("cost", 0.4, 1.0, False)],
+    ids=["as idle as time makes it", "told a moment later", "used in between", "used, and no age counts"],
+)
+def test_by_age_a_replica_that_somebody_used_is_seen_anew(
+    strategy: Strategy, idle_s: float, passed_s: float, news: bool
+) -> None:
+    before = neuron("n1", replica("m2", idle_s=10.0), at=100.0)
+    after = structs.replace(before, replicas=(replica("m2", idle_s=idle_s),), at=100.0 + passed_s)
+    same = structs.replace(after, known=before.known, pins=before.pins)
+    assert Surveys(strategy).heard(before, same) is news
 
 
 def test_a_new_catalogue_is_caught_up_with_by_and_by() -> None:

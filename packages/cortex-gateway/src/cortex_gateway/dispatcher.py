@@ -57,7 +57,7 @@ class Dispatcher:
         self._swaps = Swaps(self, commands)
         self._on_swap = on_swap
         self._posts = Posts(commands, rules.gateway)
-        self._surveys = Surveys()
+        self._surveys = Surveys(rules.strategy)
         self._cycles: dict[str, int] = {}  # completed swaps of a neuron since it was defragmented
         self._tasks: asyncio.TaskGroup | None = None
 

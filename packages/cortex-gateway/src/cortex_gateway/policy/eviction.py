@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
@@ -99,10 +99,9 @@ def price(picture: Picture, neuron: Neuron, replica: Replica) -> float:
     return (profile.priority if profile is not None else 0) * PRIORITY_STEP + used_at
 
 
-def together(picture: Picture, neuron: Neuron, leaving: Iterable[Leaver]) -> float:
+def together(strategy: Strategy, prices: Collection[float]) -> float:
     """The price of several: costs add up; by age or priority the dearest of them decides."""
-    prices = [price(picture, neuron, entry.replica) for entry in leaving]
-    return sum(prices) if picture.strategy == "cost" else max(prices, default=0.0)
+    return sum(prices) if strategy == "cost" else max(prices, default=0.0)
 
 
 def choose(

@@ -244,7 +244,8 @@ def _awake(picture: Picture, profile: Profile, neuron: Neuron, share_mb: int, mo
 
 
 def _price(picture: Picture, neuron: Neuron, plans: Iterable[_Plan]) -> float:
-    return together(picture, neuron, [entry for plan in plans for entry in plan.leaving])
+    prices = picture.surveys.of(picture, neuron).prices
+    return together(picture.strategy, [prices[entry.replica.id] for plan in plans for entry in plan.leaving])
 
 
 def _plan(
@@ -260,7 +261,8 @@ def _plan(
         leavers = [leaver(picture, neuron, device, replica) for replica in here if replica.id != besides]
         leaving = choose(picture.strategy, leavers, share_mb - free_mb, profile)
         if leaving is not None:
-            return _Plan(tier, together(picture, neuron, leaving), device, free_mb, leaving)
+            dear = together(picture.strategy, [seen.prices[entry.replica.id] for entry in leaving])
+            return _Plan(tier, dear, device, free_mb, leaving)
     return None
 
 

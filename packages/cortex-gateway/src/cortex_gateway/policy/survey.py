@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cortex_core.fleet import HOLDS_MEMORY, Neuron
-from cortex_gateway.policy.eviction import ITS_TURN, must_stay, return_cost_s
+from cortex_gateway.policy.eviction import ITS_TURN, Strategy, must_stay, price
 
 if TYPE_CHECKING:
     from cortex_gateway.policy.picture import Picture
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 FREE, EVICT, DRAIN = range(3)
 """How dear a place is: nothing leaves, what is idle leaves, what is busy leaves once its requests have ended."""
 
+USED_S = 0.5
+"""By age: when something was used is told by how long ago that was; what differs by less was not used in between."""
 STALE_MOST = 40
 CATCH_UP = 2
 """So many surveys may be void at once, for a plan to make anew; whoever makes one more void makes two of them anew."""
@@ -33,18 +35,19 @@ class Survey:
             that have had their turn.
         most_mb: the most that one device has or can have free, by tier.
         least: by tier, the least price (`eviction.price`) of one of those who would leave.
+        prices: of those who would leave, by their ids.
         until: when the next turn ends by time alone.
     """
 
-    __slots__ = ("free_mb", "idle", "least", "most_mb", "turned", "until")
+    __slots__ = ("free_mb", "idle", "least", "most_mb", "prices", "turned", "until")
 
     def __init__(self, picture: Picture, neuron: Neuron) -> None:
-        by_cost = picture.strategy == "cost"
         free = {device.id: device.memory_mb - device.used_by_others_mb for device in neuron.devices}
         idle_mb, turned_mb = dict.fromkeys(free, 0), dict.fromkeys(free, 0)
         idle = turned = until = inf
         self.idle: list[int] = []
         self.turned: list[int] = []
+        self.prices: dict[str, float] = {}
         for place, replica in enumerate(neuron.replicas):
             stays = must_stay(picture, neuron, replica)
             is_idle = not stays and picture.is_idle(neuron, replica)
@@ -58,8 +61,7 @@ class Survey:
                             if is_idle:
                                 idle_mb[device] += mb
             if not stays:
-                # Ages move with every report, so by `lru` and `priority` nothing is known of a place beforehand.
-                dear = return_cost_s(neuron, replica) if by_cost else -inf
+                dear = self.prices[replica.id] = price(picture, neuron, replica)
                 self.turned.append(place)
                 turned = min(turned, dear)
                 if is_idle:
@@ -95,9 +97,10 @@ class Survey:
 class Surveys:
     """Those of many neurons, kept over decisions until something about a neuron changes: whoever changes it says so."""
 
-    __slots__ = ("_kept", "_stale")
+    __slots__ = ("_by_age", "_kept", "_stale")
 
-    def __init__(self) -> None:
+    def __init__(self, strategy: Strategy = "cost") -> None:
+        self._by_age = strategy != "cost"
         self._kept: dict[str, Survey] = {}
         self._stale: dict[str, None] = {}  # neurons whose survey is void, the first to become so first
 
@@ -132,7 +135,7 @@ class Surveys:
 
     def heard(self, before: Neuron, after: Neuron) -> bool:
         """It told of itself. Whether that changes what could be decided: most of what comes every second does not."""
-        if not _are_alike(before, after):
+        if not _are_alike(before, after) or (self._by_age and _was_used(before, after)):
             self.forget(after.name)
             return True
         if after.name in self._kept:
@@ -143,6 +146,7 @@ class Surveys:
     def without(self, neurons: Iterable[str]) -> Surveys:
         """For a picture in which these are different."""
         others = Surveys()
+        others._by_age = self._by_age
         others._kept = self._kept.copy()
         for name in neurons:
             others._kept.pop(name, None)
@@ -163,6 +167,16 @@ def _are_alike(before: Neuron, after: Neuron) -> bool:
         and (one.evictable_in_s > passed_s) == (other.evictable_in_s > 0)
         and (one.evictable_in_s > 0) == (other.evictable_in_s > 0)
         for one, other in zip(before.replicas, after.replicas, strict=True)
+    )
+
+
+def _was_used(before: Neuron, after: Neuron) -> bool:
+    """Whether an idle replica of the same list was, by whom ever, since the report before."""
+    passed_s = max(0.0, after.at - before.at)
+    return any(
+        other.idle_s < one.idle_s + passed_s - USED_S
+        for one, other in zip(before.replicas, after.replicas, strict=True)
+        if not (other.in_flight or other.queue)
     )
 
 

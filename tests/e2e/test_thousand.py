@@ -1,9 +1,12 @@
-"""goal_R20 through two gateways that know nothing of each other: a thousand cold requests at once are one load."""
+"""goal_R20: a thousand cold requests at once are one load, also through two gateways without a word between them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
+
+import pytest
 
 from tests.support.chat import Answer, chatting
 from tests.support.host import fleet
@@ -12,15 +15,18 @@ HERD = 1000
 MODEL = "alder"
 
 
-async def test_a_thousand_cold_requests_through_two_gateways_are_one_load() -> None:
+@pytest.mark.parametrize("names", [("one",), ("one", "other")], ids=["one gateway", "two gateways"])
+async def test_a_thousand_cold_requests_are_one_load(names: tuple[str, ...]) -> None:
     sim = {"load_s": 1.0, "first_token_s": 0.02, "tokens_per_s": 400.0, "weights_mb": 100}
     profile = {"id": MODEL, "vram_mb": 600, "max_in_flight": 64}
     with fleet() as host:
         small, large = (host.neuron(name, memory_mb=mb, sim=sim) for name, mb in (("small", 500), ("large", 1000)))
-        gateways = [host.gateway([small, large], [profile], name=name) for name in ("one", "other")]
-        async with chatting(gateways[0].url) as one, chatting(gateways[1].url) as other, asyncio.TaskGroup() as tasks:
+        gateways = [host.gateway([small, large], [profile], name=name) for name in names]
+        async with AsyncExitStack() as stack:
+            chats = [await stack.enter_async_context(chatting(gateway.url)) for gateway in gateways]
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             asking = [
-                tasks.create_task((one, other)[number % 2].ask(MODEL, f"{number}", max_tokens=4))
+                tasks.create_task(chats[number % len(chats)].ask(MODEL, f"{number}", max_tokens=4))
                 for number in range(HERD)
             ]
         answers: list[Answer] = [task.result() for task in asking]
