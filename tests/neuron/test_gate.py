@@ -34,8 +34,14 @@ async def test_as_many_get_in_as_there_are_slots() -> None:
     assert gate.in_flight == 2
 
 
-async def test_freed_slots_go_round_robin_by_gateway() -> None:
+@pytest.mark.parametrize(
+    ("posted", "expected"),
+    [({}, "near far near far near"), ({"far": 30}, "far far near near near"), ({"near": 30}, "near near near far far")],
+    ids=["alike", "much waits at the far one", "much waits at the near one"],
+)
+async def test_freed_slots_are_shared_by_what_waits(posted: dict[str, int], expected: str) -> None:
     gate, served = opened(max_queue_depth=3), list[str]()
+    gate.posted = posted
     await gate.enter("near", 1)
 
     async def come(gateway: str) -> None:
@@ -52,7 +58,7 @@ async def test_freed_slots_go_round_robin_by_gateway() -> None:
         for count in range(1, 6):
             gate.leave()
             await until_async(partial(served_are, count))
-    assert served == ["near", "far", "near", "far", "near"]
+    assert " ".join(served) == expected
 
 
 async def test_a_newcomer_does_not_overtake_who_waits() -> None:

@@ -194,6 +194,7 @@ def test_a_fresh_replica_is_protected_until_its_first_request_has_gone(tmp_path:
         resident.served = True
         assert world.replicas.evictable_in_s(resident) == 0.0
         world.standing.demand(DemandRequest(gateway="g", models={"d": Demand(waiters=1)}))
+        assert resident.gate.posted == {"g": 1}
         assert world.replicas.evictable_in_s(resident) > 5
         await asyncio.sleep(3.1)  # the gateway said it no more
         assert world.replicas.evictable_in_s(resident) == 0.0

@@ -1,28 +1,32 @@
 """The door of one replica: who holds a lease on it, and who waits for one.
 
-Each gateway has a small queue of its own, served round robin: otherwise the gateway nearest to the neuron would take
-every slot that becomes free.
+Each gateway has a small queue of its own, and slots are shared by what each has waiting, here and at home: otherwise
+the gateway nearest to the neuron would take every slot that becomes free.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 
 from cortex_core.neuron_api import Refusal
+from cortex_core.shares import Shares
 from neuron.refusals import Refused
 
 
 class Gate:
     """Opens with `open`; a closed gate lets nobody in, and sends away who waits."""
 
-    __slots__ = ("_closed", "_empty", "_queues", "in_flight", "max_in_flight", "max_queue_depth")
+    __slots__ = ("_closed", "_empty", "_queues", "_shares", "in_flight", "max_in_flight", "max_queue_depth", "posted")
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.max_in_flight = 1
         self.max_queue_depth = 0  # of each gateway
-        self._queues: dict[str, deque[asyncio.Future[None]]] = {}  # the gateway whose turn it is stands first
+        self.posted: Mapping[str, int] = {}  # gateway → requests that wait there
+        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
+        self._shares = Shares()  # of those with a queue
         self._closed: Refusal | None = Refused("loading", "it is not loaded yet").refusal
         self._empty: asyncio.Future[None] | None = None
 
@@ -47,6 +51,7 @@ class Gate:
                 if not waiter.done():
                     waiter.set_exception(Refused.of(why.refusal))
         self._queues.clear()
+        self._shares.clear()
 
     async def enter(self, gateway: str, deadline_s: float) -> None:
         """Take a lease, which `leave` gives back. Waits in the gateway's queue while all slots are taken.
@@ -66,6 +71,8 @@ class Gate:
             raise Refused("full", f"{self.in_flight} requests run and {self.queue} wait", retry_in_s=1.0)
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(waiter)
+        if len(queue) == 1:
+            self._join(gateway)
         try:
             async with asyncio.timeout(deadline_s or None):
                 await waiter
@@ -78,15 +85,16 @@ class Gate:
             raise
 
     def leave(self) -> None:
-        """Give a lease back; the next gateway's first waiter gets it."""
+        """Give a lease back; the first waiter of the gateway whose turn it is gets it."""
         assert self.in_flight > 0, "a lease was given back twice"
         self.in_flight -= 1
         while self._queues and self.in_flight < self.max_in_flight:
-            gateway = next(iter(self._queues))
-            queue = self._queues.pop(gateway)
-            waiter = queue.popleft()
-            if queue:
-                self._queues[gateway] = queue  # now behind all others
+            gateway = self._shares.next()
+            waiter = self._queues[gateway].popleft()
+            if self._queues[gateway]:
+                self._join(gateway)
+            else:
+                self._drop(gateway)
             if not waiter.done():
                 self.in_flight += 1
                 waiter.set_result(None)
@@ -104,4 +112,11 @@ class Gate:
         if queue is not None and waiter in queue:
             queue.remove(waiter)
             if not queue:
-                del self._queues[gateway]
+                self._drop(gateway)
+
+    def _join(self, gateway: str) -> None:
+        self._shares.join(gateway, len(self._queues[gateway]) + self.posted.get(gateway, 0))
+
+    def _drop(self, gateway: str) -> None:
+        del self._queues[gateway]
+        self._shares.leave(gateway)

@@ -103,7 +103,11 @@ class Replicas:
         if self.demands().get(gateway, {}).keys() != models.keys():
             self._hub.beat_due.set()  # turns begin and end with demand
         self._demand[gateway] = (self._clock(), models)
-        self._hub.demand(self.demands())
+        every = self.demands()
+        for resident in self._residents.values():
+            told = ((name, of_models.get(resident.model)) for name, of_models in every.items())
+            resident.gate.posted = {name: demand.waiters for name, demand in told if demand is not None}
+        self._hub.demand(every)
 
     def demands(self) -> dict[str, dict[str, Demand]]:
         """Gateway → model → demand, of the last three seconds."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 
 from msgspec import Struct
 
 from cortex_core.neuron_api import REFUSALS, Executed, Refusal
+from cortex_core.shares import Shares
 from cortex_gateway.commands import Refused
 from cortex_gateway.sim.connection import Broken
 
@@ -66,7 +67,9 @@ class Engine:
         self.empty.set()
         self._loop = asyncio.get_running_loop()
         self._running: dict[str, Generation] = {}
-        self._queues: dict[str, deque[Generation]] = {}  # the gateway whose turn it is stands first
+        self.posted: Mapping[str, int] = {}  # gateway → requests that wait there
+        self._queues: dict[str, deque[Generation]] = {}
+        self._shares = Shares()  # of those with a queue
         self._ends: list[Generation] = []
         self._done = 0.0  # tokens
         self._done_at = 0.0  # when that was reckoned
@@ -93,7 +96,10 @@ class Engine:
         waiting = self._queues.get(generation.gateway, ())
         if len(waiting) >= self.speed.max_queue_depth:
             raise refused("full", f"{self.in_flight} requests run and {self.queue} wait", retry_in_s=1.0)
-        self._queues.setdefault(generation.gateway, deque()).append(generation)
+        queue = self._queues.setdefault(generation.gateway, deque())
+        queue.append(generation)
+        if len(queue) == 1:
+            self._join(generation.gateway)
         if deadline_s:
             self._loop.call_later(deadline_s, self._expire, generation)
 
@@ -118,12 +124,20 @@ class Engine:
             return False
         queue.remove(generation)
         if not queue:
-            del self._queues[generation.gateway]
+            self._drop(generation.gateway)
         return True
+
+    def _join(self, gateway: str) -> None:
+        self._shares.join(gateway, len(self._queues[gateway]) + self.posted.get(gateway, 0))
+
+    def _drop(self, gateway: str) -> None:
+        del self._queues[gateway]
+        self._shares.leave(gateway)
 
     def refuse_waiting(self, refusal: Refused) -> None:
         """The gate closed: who waits is sent away, not executed; who runs goes on."""
         queues, self._queues = self._queues, {}
+        self._shares.clear()
         for queue in queues.values():
             for generation in queue:
                 _end(generation, refusal)
@@ -166,13 +180,14 @@ class Engine:
         return (count - reused) * self.speed.prompt_cost
 
     def _next(self) -> None:
-        """Fill free slots, one of each gateway in turn."""
+        """Fill free slots, for each gateway by what it has waiting."""
         while self._queues and len(self._running) < self.speed.max_in_flight:
-            gateway = next(iter(self._queues))
-            queue = self._queues.pop(gateway)
-            self._begin(queue.popleft())
-            if queue:
-                self._queues[gateway] = queue  # behind all others
+            gateway = self._shares.next()
+            self._begin(self._queues[gateway].popleft())
+            if self._queues[gateway]:
+                self._join(gateway)
+            else:
+                self._drop(gateway)
         if not self._running:
             self.used_at = self._loop.time()
             self.empty.set()

@@ -156,3 +156,7 @@ class SimNeuron(Swaps):
         if self._demands().get(request.gateway, {}).keys() != request.models.keys():
             self.beat_soon()
         self._demand[request.gateway] = (self.now, request.models)
+        every = self._demands()
+        for row in self.rows.values():
+            told = ((name, models.get(row.model)) for name, models in every.items())
+            row.engine.posted = {name: demand.waiters for name, demand in told if demand is not None}
