@@ -29,7 +29,7 @@ ELSEWHERE = {
     r"python3 tools/run\.py test": "every run of the tests",
     r"pip install \./packages/.*": "nox -s roles",
     r"pip install --require-hashes -r packages/\S+": "nox -s rpm, which builds from the same locks",
-    r"dnf install cortex .*|dnf install helexa-neuron .*": "nox -s rpm",
+    r"dnf install \./(cortex|helexa-neuron)-\S+ .*": "nox -s rpm",
     r"(python3 -m tools\.rpm srpm|rpmbuild --rebuild) .*": "nox -s rpm",
     r"\.venv/bin/(python -m (pytest|nox|mypy)|ruff) .*": "every run of the tests",
 }
