@@ -48,7 +48,7 @@ _OWN = (
 )
 _LINES = ("%b" + "".join(f"{line}\r\n" for line in _OWN)).encode()
 _KNOWN_REPLICAS = 1000
-_JSON = (b"content-type", b"application/json")
+_JSON = b"application/json"
 
 
 class _NotSent(Exception):
@@ -230,10 +230,11 @@ class Relay:
             body = await upstream.read(MAX_ANSWER_BYTES)
         except BodyTooLarge:
             raise CortexError("upstream_failed", f"the answer is over {MAX_ANSWER_BYTES} bytes") from None
-        kind = dict(upstream.headers).get(b"content-type", _JSON[1])
-        if isinstance(call.wanted.answer, Form) and not kind.startswith(_JSON[1]):
-            call.headers.append((b"content-type", kind))
-            return body
+        if isinstance(call.wanted.answer, Form):
+            kind = upstream.header(b"content-type") or _JSON
+            if not kind.startswith(_JSON):
+                call.headers.append((b"content-type", kind))
+                return body
         said = read_body(body)
         if said.error is not None:
             raise engine_error(said.error, call.dialect)
