@@ -166,10 +166,10 @@ class Exchange(HTTPStream):
 
     def push(self, data: bytes) -> bool:
         """Writes a piece without a wait. False: the reader is behind, or gone, and nothing was written."""
-        if self.complete or self._connection.can_write is not None:
+        connection, framing = self._connection, self._framing
+        if self.complete or connection.can_write is not None or framing is None:
             return False
-        assert self._framing is not None
-        self._connection.write(self._framing.piece(data, last=False))
+        connection.write(framing.piece(data, last=False))
         return True
 
     def _write(self, data: bytes, last: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from cortex_core.config.cortex import Gateway
 from cortex_core.errors import CortexError, Dialect
@@ -15,7 +16,7 @@ from cortex_gateway.held import Held
 from cortex_gateway.large import LARGE_BYTES, Large
 from cortex_gateway.policy import form
 from cortex_gateway.policy.aliases import Names, resolve
-from cortex_gateway.policy.body import MAX_SESSION, Target, Wanted, read
+from cortex_gateway.policy.body import MAX_SESSION, Target, read
 from cortex_gateway.policy.facts import facts
 from cortex_gateway.record import Record
 from cortex_gateway.relay import Relay
@@ -108,7 +109,13 @@ class Desk:
         try:
             body = await request.body()
             release.grow_to(len(body))
-            wanted = await self._read(body, request, dialect, counting)
+            resolve = partial(self.target, dialect=dialect)
+            if dialect is Dialect.OPENAI_AUDIO:
+                wanted = form.read(body, request.header("content-type") or "", resolve)
+            elif len(body) >= LARGE_BYTES:
+                wanted = await self._large.read(body, dialect, resolve, counting=counting)
+            else:
+                wanted = read(body, dialect, resolve, counting=counting)
         except BaseException:
             release()
             raise
@@ -127,13 +134,3 @@ class Desk:
             request_id=request_id, model=wanted.model, dialect=dialect, stream=wanted.stream, arrived=arrived
         )
         return Call(send, target, wanted, want, record, release)
-
-    async def _read(self, body: bytes, request: Request, dialect: Dialect, counting: bool) -> Wanted:
-        def resolve(asked: str) -> Target:
-            return self.target(asked, dialect)
-
-        if dialect is Dialect.OPENAI_AUDIO:
-            return form.read(body, request.header("content-type") or "", resolve)
-        if len(body) >= LARGE_BYTES:
-            return await self._large.read(body, dialect, resolve, counting=counting)
-        return read(body, dialect, resolve, counting=counting)
