@@ -85,6 +85,12 @@ class FaultyWire:
             if line is not None:
                 line.silent = True
 
+    def drop(self) -> None:
+        """Every connection that is open now is closed, both ways; later ones pass."""
+        for line in self._lines.values():
+            if line is not None:
+                line.close()
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -173,13 +179,16 @@ class _Line:
         except OSError:
             self._over.set()
 
+    def close(self) -> None:
+        for end in (self._near[1], self._far[1]):
+            end.close()
+        self._over.set()
+
     async def _strike(self, sink: asyncio.StreamWriter, piece: bytes, at: int, *, of_request: bool) -> None:
         await self._pass(sink, piece[:at], of_request=of_request)
         match self._fault.then:
             case Then.CLOSE:
-                for end in (self._near[1], self._far[1]):
-                    end.close()
-                self._over.set()
+                self.close()
             case Then.RESET:
                 for end in (self._near[1], self._far[1]):
                     _reset(end)

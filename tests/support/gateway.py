@@ -145,16 +145,17 @@ async def gateway(
     token: str = "",
     tls: Tls = Tls(),  # noqa: B008 - frozen
     catalogue_table: CatalogueTable = CatalogueTable(),  # noqa: B008 - frozen
+    at: str = "",
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """`models` served from `neurons`; ends with the block, whatever is under way."""
+    """`models` served from `neurons`; ends with the block, whatever is under way. `at`: the neurons' address."""
     table = structs.replace(Gateway(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", drain_s=0.0), **settings)
     config = CortexConfig(
         gateway=table,
         tls=tls,
         catalogue=catalogue_table,
         fleet=FleetTable(token=token),
-        neurons=tuple(NeuronEntry(name=neuron.name, endpoint=neuron.endpoint) for neuron in neurons),
+        neurons=tuple(NeuronEntry(name=neuron.name, endpoint=at or neuron.endpoint) for neuron in neurons),
     )
     catalogue = models if isinstance(models, Catalogue) else Catalogue(models=tuple(models))
     addresses: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()

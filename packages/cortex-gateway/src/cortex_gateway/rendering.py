@@ -6,6 +6,7 @@ errors and the end.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Protocol
 
@@ -75,8 +76,11 @@ def rendering(wanted: Wanted, dialect: Dialect, request_id: str) -> Rendering:
             return Responses(context, f"resp_{suffix}")
 
 
+_ENDS = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)|(?<=\r\r)")
+
+
 class _SplicedTap(StreamTap):
-    """Splices from the first event, or, with `at_need`, once the engine shows reasoning."""
+    """Splices every event, or, with `at_need`, those that show reasoning: whatever events arrive together."""
 
     __slots__ = ("_at_need", "_stream")
 
@@ -87,9 +91,12 @@ class _SplicedTap(StreamTap):
 
     def feed(self, chunk: bytes) -> bytes:
         events = super().feed(chunk)
-        if self._at_need and b'"reasoning"' not in events:
+        if not self._at_need:
+            return self._stream.feed(events)
+        if b'"reasoning"' not in events:
             return events
-        return self._stream.feed(events)
+        each = _ENDS.split(events)
+        return b"".join(self._stream.feed(event) if b'"reasoning"' in event else event for event in each)
 
 
 _NO_TAP = StreamTap()  # of an answer that is no stream
