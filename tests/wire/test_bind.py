@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cortex_core.http import Receive, Scope, Send, Server, activated, address_of, bind, parse_address, respond
+from cortex_core.http import Receive, Scope, Send, Server, address_of, bind, parse_address, respond
 from tests.support.scale import scaled
 from tests.support.until import until_async
 from tests.support.wire import raw, request
@@ -86,30 +86,6 @@ def test_a_descriptor_that_does_not_listen() -> None:
         bind(f"fd:{idle.fileno()}")
     with pytest.raises(OSError, match="cannot listen on fd:"):
         bind("fd:999999")
-
-
-def test_socket_activation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LISTEN_FDS", "2")
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
-    assert activated() == []
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    with bind("127.0.0.1:0") as one, bind("127.0.0.1:0") as two:
-        first = next(fd for fd in range(100, 1000) if not (_is_open(fd) or _is_open(fd + 1)))
-        os.dup2(one.fileno(), first)
-        os.dup2(two.fileno(), first + 1)
-        monkeypatch.setattr("cortex_core.http.listeners._FIRST_INHERITED_FD", first)
-        listeners = activated()
-        assert [address_of(listener) for listener in listeners] == [address_of(one), address_of(two)]
-        for listener in listeners:
-            listener.close()
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 async def test_restarts_through_an_inherited_socket_refuse_nobody_goal_R41() -> None:

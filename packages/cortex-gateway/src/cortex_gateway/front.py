@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
@@ -12,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from cortex_core.config import ConfigError, CortexConfig
-from cortex_core.config.cortex import Gateway, Tls
+from cortex_core.config.cortex import Tls
 from cortex_core.http import (
     ASGIApp,
     HostGuard,
@@ -21,8 +20,6 @@ from cortex_core.http import (
     Request,
     Scope,
     Send,
-    activated,
-    bind,
     own_names,
     respond,
     tls_context,
@@ -31,24 +28,6 @@ from cortex_gateway.api.errors import ServerErrors
 
 METRICS_LIMITS = Limits(body_bytes=1024, connections=100)
 _PATHS = ("/metrics", "/")
-
-
-def listeners(gateway: Gateway) -> tuple[socket.socket, socket.socket]:
-    """For clients and for scrapes: as configured, but what systemd's socket activation passes is used in their stead,
-    the first socket for clients, a second one for scrapes. So a restart refuses nobody.
-
-    Raises:
-        OSError: an address cannot be listened on.
-    """
-    passed = activated()
-    for unwanted in passed[2:]:
-        unwanted.close()
-    clients = passed[0] if passed else bind(gateway.listen, reuse_port=gateway.processes > 1)
-    try:
-        return clients, passed[1] if len(passed) > 1 else bind(gateway.metrics_listen)
-    except OSError:
-        clients.close()
-        raise
 
 
 def guarded(app: ASGIApp, config: CortexConfig, address: str, errors: ServerErrors) -> ASGIApp:

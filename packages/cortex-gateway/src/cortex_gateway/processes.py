@@ -31,7 +31,7 @@ from cortex_core.config import Catalogue, CortexConfig
 from cortex_core.http import BodyTooLarge, BrokenResponse, Client, ConnectFailed, Server, address_of, bind
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.child import SERVES, SIZE_BYTES, Setup
-from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, listeners, ssl_context
+from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, ssl_context
 from cortex_gateway.life import Life, signals
 from cortex_gateway.merged import Report, merged, metrics, read, totals
 
@@ -53,10 +53,10 @@ async def serve_processes(config: CortexConfig, catalogue: Catalogue, life: Life
     """
     ssl_context(config.tls)  # a mistake is told once, and by the parent
     async with AsyncExitStack() as stack:
-        first, metrics_listener = map(stack.enter_context, listeners(config.gateway))
-        spread = _spread(first, config.gateway.processes)
-        stack.callback(_close, spread)
-        addresses = address_of(first), address_of(metrics_listener)
+        listeners = _bind(config.gateway.listen, config.gateway.processes)
+        stack.callback(_close, listeners)
+        metrics_listener = stack.enter_context(bind(config.gateway.metrics_listen))
+        addresses = address_of(listeners[0]), address_of(metrics_listener)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cortex-"))
         children = Children(config, catalogue, folder, life, addresses)
         errors = ServerErrors(Ids(secrets.token_hex(4)))
@@ -64,11 +64,11 @@ async def serve_processes(config: CortexConfig, catalogue: Catalogue, life: Life
         stack.enter_context(signals(children.signalled))
         async with Server(app, listeners=[metrics_listener], limits=METRICS_LIMITS), asyncio.TaskGroup() as tasks:
             beating = tasks.create_task(_beat(life, children), name="heartbeat")
-            keeping = [tasks.create_task(children.keep(listener)) for listener in spread]
+            keeping = [tasks.create_task(children.keep(listener)) for listener in listeners]
             await life.stop.wait()
             life.stopping()
             log.info("stopping: requests may take %g s to end", config.gateway.drain_s)
-            _close(spread)
+            _close(listeners)
             children.drain()
             await asyncio.wait(keeping, timeout=config.gateway.drain_s + GRACE_S)
             children.kill()
@@ -76,18 +76,19 @@ async def serve_processes(config: CortexConfig, catalogue: Catalogue, life: Life
         log.info("stopped")
 
 
-def _spread(first: socket.socket, processes: int) -> list[socket.socket]:
+def _bind(address: str, processes: int) -> list[socket.socket]:
     """A listener for each; where the kernel cannot spread them (unix sockets, inherited ones) all share one."""
-    if not first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-        return [first] * processes
-    spread = [first]
+    if address.startswith(("unix:", "fd:")):
+        shared = bind(address)
+        return [shared] * processes
+    listeners = [bind(address, reuse_port=True)]
     try:
-        while len(spread) < processes:
-            spread.append(bind(address_of(first), reuse_port=True))
+        while len(listeners) < processes:
+            listeners.append(bind(address_of(listeners[0]), reuse_port=True))
     except OSError:
-        _close(spread)
+        _close(listeners)
         raise
-    return spread
+    return listeners
 
 
 def _close(listeners: Iterable[socket.socket]) -> None:

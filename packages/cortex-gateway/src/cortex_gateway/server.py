@@ -16,13 +16,13 @@ from importlib import metadata
 from prometheus_client import generate_latest
 
 from cortex_core.config import Catalogue, CortexConfig
-from cortex_core.http import ASGIApp, Limits, Server, address_of
+from cortex_core.http import ASGIApp, Limits, Server, address_of, bind
 from cortex_gateway.api.errors import Ids, ServerErrors
 from cortex_gateway.app import build
 from cortex_gateway.discovery import Discovery
 from cortex_gateway.dispatcher import Dispatcher, Rules
 from cortex_gateway.ends import Ends
-from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, listeners, ssl_context
+from cortex_gateway.front import METRICS_LIMITS, Exposition, guarded, ssl_context
 from cortex_gateway.large import Large
 from cortex_gateway.life import Life, signals
 from cortex_gateway.neurons import Neurons
@@ -49,7 +49,8 @@ async def serve(config: CortexConfig, catalogue: Catalogue, life: Life) -> None:
     gateway, version, context = secrets.token_hex(4), _version(), ssl_context(config.tls)
     ids, telemetry = Ids(gateway), Telemetry(version)
     async with AsyncExitStack() as stack:
-        listener, metrics_listener = map(stack.enter_context, listeners(config.gateway))
+        listener = stack.enter_context(bind(config.gateway.listen))
+        metrics_listener = stack.enter_context(bind(config.gateway.metrics_listen))
         addresses = address_of(listener), address_of(metrics_listener)
         stack.callback(lambda: life.ended(generate_latest(telemetry.registry)))
         ends = stack.enter_context(Ends(telemetry.ended))

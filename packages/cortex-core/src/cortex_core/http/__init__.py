@@ -7,7 +7,7 @@ from cortex_core.http.asgi import ASGIApp, Headers, Message, Receive, Scope, Sen
 from cortex_core.http.client import BrokenResponse, Client, ConnectFailed, Response, header_lines
 from cortex_core.http.guard import HostGuard, host_name, own_names
 from cortex_core.http.limits import Limits
-from cortex_core.http.listeners import activated, address_of, bind, parse_address
+from cortex_core.http.listeners import address_of, bind, parse_address
 from cortex_core.http.request import BodyTooLarge, Disconnected, Request
 from cortex_core.http.responses import EVENT_STREAM_HEADERS, EventStream, respond, respond_json
 from cortex_core.http.runner import run
@@ -34,7 +34,6 @@ __all__ = [
     "Scope",
     "Send",
     "Server",
-    "activated",
     "address_of",
     "bind",
     "header_lines",

@@ -12,8 +12,6 @@ import socket
 import stat
 from pathlib import Path
 
-_FIRST_INHERITED_FD = 3  # sd_listen_fds(3)
-
 
 class UnixListener(socket.socket):
     """A unix listener that takes its file along when the process that bound it closes it."""
@@ -76,14 +74,6 @@ def inherit(fd: int) -> socket.socket:
         raise OSError(errno.EINVAL, f"fd:{fd} is not a listening socket")
     listener.setblocking(False)
     return listener
-
-
-def activated() -> list[socket.socket]:
-    """What systemd's socket activation passed to this very process (LISTEN_PID, LISTEN_FDS), which may be nothing."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    count = _number("LISTEN_FDS", os.environ.get("LISTEN_FDS", "0"), 1024)
-    return [inherit(fd) for fd in range(_FIRST_INHERITED_FD, _FIRST_INHERITED_FD + count)]
 
 
 def address_of(listener: socket.socket) -> str:
