@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from cortex_core.fleet import Checkpoint, Limit, ModelFacts
-from cortex_gateway.policy.facts import facts
+from cortex_gateway.policy.facts import capabilities, facts
 from tests.gateway.policy.fleets import known, neuron, picture, profile, replica
 
 THINKER = ModelFacts(context=4096, reasoning=True, thinking_toggle="none", system_first=False, vision=False)
@@ -37,3 +37,10 @@ def test_the_tightest_context_counts() -> None:
     ).fleet
     assert facts(fleet, profile()).context == 2048
     assert facts(fleet, profile(limit=Limit(context=1000))).context == 1000
+
+
+def test_what_a_model_can_is_read_off_it_unless_the_catalogue_says() -> None:
+    fleet = picture(neuron("n1", replica("m1", facts=THINKER))).fleet
+    assert capabilities(fleet, profile()) == ("tools", "reasoning")
+    assert capabilities(fleet, profile(capabilities=("chat",))) == ("chat",)
+    assert capabilities(picture(neuron()).fleet, profile()) == ()

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType, ValidationError, convert
 
 from cortex_core.fleet import Checkpoint, Cost, Device, Fleet, Limit, ModelId, Neuron, Profile, Replica, State
 from cortex_core.gateway_api import Location, Meta, Model, Status
+from cortex_gateway.policy.facts import capabilities
 from cortex_gateway.policy.picture import Picture
 
 SERVES = frozenset({State.READY, State.DRAINING, State.SLEEPING})
@@ -63,7 +64,7 @@ class Merged:
                 )
                 for name, replica in replicas
             ),
-            capabilities=profile.capabilities,
+            capabilities=capabilities(fleet, profile),
             limit=limit if limit != Limit() else UNSET,
             cost=profile.cost if profile.cost != Cost() else UNSET,
             max_model_len=context or UNSET,
