@@ -181,7 +181,8 @@ async def test_what_llama_cpps_clients_ask_is_known_without_a_load(beast: Script
     assert got.json["default_generation_settings"]["n_ctx"] == 8192
     assert (got.json["model_alias"], got.json["model_path"], got.json["is_sleeping"]) == ("helexa/small", "tiny", False)
     assert (await served.ask("GET", "/props?model=Qwen/Qwen3-8B")).json["is_sleeping"]
-    assert (await served.ask("GET", "/props")).status == 400
+    router = (await served.ask("GET", "/props")).json
+    assert (router["role"], router["models_autoload"]) == ("router", True)
     assert (await served.ask("GET", "/props?model=nope")).status == 404
     assert beast.loads == []
 

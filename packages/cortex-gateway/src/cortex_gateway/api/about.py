@@ -97,11 +97,11 @@ class About:
         return self._json(listing.anthropic(found) if _is_anthropics(request) else found)
 
     async def props(self, request: Request) -> Response:
-        """llama.cpp's. Without a model: of the only one there is."""
+        """llama.cpp's. Without a model: of the only one there is, else of a router."""
         profiles = self._dispatcher.fleet.profiles
         name = request.query_params.get("model") or (next(iter(profiles)) if len(profiles) == 1 else "")
         if not name:
-            raise CortexError("bad_request", "`model` is required: there is more than one here", param="model")
+            return self._json(listing.router_props(self._version))
         return self._json(listing.props(self._model(name, request), self._version))
 
     async def not_stored(self, _: Request) -> Response:

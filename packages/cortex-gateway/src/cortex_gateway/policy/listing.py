@@ -75,6 +75,18 @@ def anthropic_list(models: Sequence[Model], *, limit: str, after_id: str, before
     }
 
 
+def router_props(build: str) -> dict[str, Any]:
+    """llama.cpp's `GET /props` of a server of several models, which loads what is asked for."""
+    return {
+        "role": "router",
+        "models_autoload": True,
+        "default_generation_settings": {"n_ctx": 0, "params": {}},
+        "model_alias": "cortex",
+        "model_path": "none",
+        "build_info": f"cortex {build}",
+    }
+
+
 def props(model: Model, build: str) -> dict[str, Any]:
     """llama.cpp's `GET /props`, as far as it is known without a load."""
     return {
