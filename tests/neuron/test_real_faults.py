@@ -246,9 +246,8 @@ async def test_goal_R27_R28_an_engine_that_ends_or_hangs_is_replaced_and_its_sib
 
 
 def leftovers(neuron: NeuronProcess) -> list[str]:
-    """Files of engines that are not there any more."""
-    lives = {f"neuron-{pid}-" for pid in children(neuron.pid)} if neuron.running else set()
-    memory = [p.name for p in SHARED_MEMORY.glob("neuron-*") if not any(p.name.startswith(name) for name in lives)]
+    """Files of engines that are not there any more, whoever's they were."""
+    memory = [p.name for p in SHARED_MEMORY.glob("neuron-*") if not alive(int(p.name.split("-")[1]))]
     serving = len(neuron.replicas()) if neuron.running else 0
     sockets = sorted(path.name for path in neuron.run_dir.iterdir())
     return memory + (sockets if len(sockets) > 2 * serving else [])
@@ -282,7 +281,7 @@ async def test_whatever_is_killed_nothing_is_left_and_the_next_start_is_clean(mo
                 assert (await subject.ask(await subject.load(FIRST))).status == 200
                 back_s.append(time.monotonic() - began)
                 await subject.clear()
-            until(lambda: leftovers(neuron) == [], timeout_s=5, what="no file is left")
+            until(lambda: leftovers(neuron) == [], timeout_s=5, what=f"no file is left: {leftovers(neuron)}")
         told("kill -9, to the end of all that hung on it", gone_s)
         told("kill -9, until the model answers again", back_s)
         assert max(gone_s) <= 1.0

@@ -71,9 +71,12 @@ _STATE = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
-_BAMBA = {
+_HYBRID = {
     "num_hidden_layers": 4,
-    "attn_layer_indices": [1, 3],
+    "layer_types": ["mamba", "attention", "mamba", "attention"],
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "shared_intermediate_size": 64,
     "mamba_n_heads": 4,
     "mamba_d_head": 32,
     "mamba_d_state": 16,
@@ -150,7 +153,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "deepseek-v2": Architecture("deepseek_v2", _LATENT),
     "mamba2": Architecture("mamba2", _STATE),
-    "bamba": Architecture("bamba", _TEXT | _BAMBA),
+    "granite-hybrid": Architecture("granitemoehybrid", _TEXT | _HYBRID),
+    "lfm2": Architecture("lfm2", _TEXT | {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}),
     "qwen3-embedding": Architecture("qwen3", _TEXT, options={"runner": "pooling", "convert": "embed"}),
     "qwen3-classifier": Architecture("qwen3", _TEXT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
     "bert-embedding": Architecture("bert", _BERT, "AutoModel"),

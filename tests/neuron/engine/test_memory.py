@@ -37,7 +37,7 @@ async def test_the_estimate_is_the_engines_truth(tiny: Tiny, checkpoints: dict[s
     await engine.close(5)
     expected = cache_of(facts, options).tokens(KV_MB * MEBIBYTE, truth.context)
     print(f"{name}: weights {facts.weights_bytes} of {truth.weights_bytes}, KV {expected} of {truth.kv_tokens} tokens")  # noqa: T201
-    assert truth.context == facts.context
+    assert truth.context == facts.context or not facts.context
     if "generate" in truth.tasks:
         assert facts.weights_bytes == truth.weights_bytes
     else:  # heads of a pooling model are dropped, or computed with more bits
