@@ -336,6 +336,7 @@ def _engine(root: Root, folder: Path) -> str:
 
 
 def _place_model(root: Root) -> None:
+    (root.path / "var/lib/neuron/models").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         make_models(CHECKPOINT, Path(folder))
         run(["cp", "-rL", f"{folder}/{MODEL}", root.path / "var/lib/neuron/models/"])
