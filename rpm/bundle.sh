@@ -14,10 +14,12 @@ fi
 builder=$PWD/.builder
 mkdir -p "$root"
 
-"$python" -m venv "$builder"
-pip="$builder/bin/pip --disable-pip-version-check --quiet --no-cache-dir --no-input"
+"$python" -m venv --without-pip "$builder"
+options="--disable-pip-version-check --quiet --no-cache-dir --no-input"
 find="--no-index --find-links $wheelhouse"
-$pip install $find --require-hashes --no-deps -r rpm/build.lock
+"$builder/bin/python" "$(ls "$wheelhouse"/pip-*.whl)/pip" install $options $find --require-hashes --no-deps \
+    --no-compile -r rpm/build.lock
+pip="$builder/bin/python -m pip $options"
 
 "$python" -m venv --without-pip "$target"
 while [ "$1" != -- ]; do
@@ -25,9 +27,7 @@ while [ "$1" != -- ]; do
     shift
 done
 shift
-for package in "$@"; do
-    $pip wheel $find --no-deps --no-build-isolation --wheel-dir "$builder/wheels" "packages/$package"
-done
+$pip wheel $find --no-deps --no-build-isolation --wheel-dir "$builder/wheels" $(printf 'packages/%s ' "$@")
 $pip --python "$target/bin/python" install --no-index --no-deps --no-compile "$builder"/wheels/*.whl
 "$target/bin/python" -m compileall -q -s "$root" -p / --invalidation-mode unchecked-hash "$target"
 
