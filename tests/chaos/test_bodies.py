@@ -103,6 +103,58 @@ def told(statuses: Counter[int]) -> str:
     return ", ".join(f"{count:,} × {status}" for status, count in sorted(statuses.items()))
 
 
+# --- F51: odd JSON, one by one
+
+HEAD = b'{"model":"tiny","messages":[{"role":"user","content":"a"}]'
+REFUSED = {
+    "NaN": HEAD + b',"temperature":NaN}',
+    "Infinity": HEAD + b',"temperature":Infinity}',
+    "a bound that is no integer": HEAD + b',"max_tokens":1e400}',
+    "deep lists": HEAD + b',"stop":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "deep content": b'{"model":"tiny","messages":[{"role":"user","content":' + b"[" * 5000 + b"]" * 5000 + b"}]}",
+    "a byte order mark": b"\xef\xbb\xbf" + HEAD + b"}",
+    "UTF-16": (HEAD + b"}").decode().encode("utf-16"),
+    "two objects": HEAD + b"}{}",
+    "words behind it": HEAD + b"} x",
+    "a comma too many": HEAD + b",}",
+    "single quotes": (HEAD + b"}").replace(b'"', b"'"),
+    "a comment": HEAD + b"/* */}",
+    "a raw NUL": HEAD.replace(b'"a"', b'"\0"') + b"}",
+    "a raw line break in a string": HEAD.replace(b'"a"', b'"\n"') + b"}",
+    "an encoded surrogate": HEAD.replace(b'"a"', b'"\xed\xa0\x80"') + b"}",
+    "not UTF-8": HEAD.replace(b'"a"', b'"\xff"') + b"}",
+    "a list": b"[" + HEAD + b"}]",
+    "a string": b'"tiny"',
+    "nothing": b"",
+    "null": b"null",
+}
+READ = {
+    "a number beyond all, which is the engine's to judge": (HEAD + b',"temperature":1e999}', b"1e999", 1),
+    "an integer of 400 digits likewise": (HEAD + b',"seed":' + b"9" * 400 + b"}", b"9" * 400, 1),
+    "a model given twice": (HEAD + b',"model":"tiny","model":"tiny"}', b'"model"', 1),
+    "also in other letters": (b'{"mod\\u0065l":"nobody",' + HEAD[1:] + b"}", b'"nobody"', 0),
+    "half a surrogate pair": (HEAD.replace(b'"a"', b'"\\ud800"') + b"}", b"\\ufffd", 1),
+    "the other half": (HEAD.replace(b'"a"', b'"\\udc00x"') + b"}", b"\\ufffd", 1),
+    "a whole pair": (HEAD.replace(b'"a"', b'"\\ud83d\\ude00"') + b"}", b"\\ud83d\\ude00", 1),
+    "an escaped backslash before a u": (HEAD.replace(b'"a"', b'"\\\\ud800"') + b"}", b"\\\\ud800", 1),
+}
+
+
+async def test_rule_F51_odd_json_is_refused_or_read_as_engines_read_it() -> None:
+    async with ScriptedNeuron("beast") as beast, gateway([beast], [TINY]) as running:
+        beast.ready("tiny")
+        beast.answers = says(ANSWER)
+        await running.up("beast")
+        for case, body in REFUSED.items():
+            got = await running.ask("POST", "/v1/chat/completions", body)
+            assert (got.status, bool(got.error["message"])) == (400, True), case
+        assert beast.asked == []
+        for case, (body, mark, count) in READ.items():
+            got = await running.ask("POST", "/v1/chat/completions", body)
+            assert got.status == 200, (case, got.body)
+            assert beast.asked.pop().body.count(mark) == count, case
+
+
 # --- R61
 
 
