@@ -71,18 +71,6 @@ _STATE = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
-_HYBRID = {
-    "num_hidden_layers": 4,
-    "layer_types": ["mamba", "attention", "mamba", "attention"],
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-    "shared_intermediate_size": 64,
-    "mamba_n_heads": 4,
-    "mamba_d_head": 32,
-    "mamba_d_state": 16,
-    "mamba_n_groups": 1,
-    "mamba_expand": 2,
-}
 
 
 class Architecture(NamedTuple):
@@ -153,8 +141,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "deepseek-v2": Architecture("deepseek_v2", _LATENT),
     "mamba2": Architecture("mamba2", _STATE),
-    "granite-hybrid": Architecture("granitemoehybrid", _TEXT | _HYBRID),
-    "lfm2": Architecture("lfm2", _TEXT | {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}),
     "qwen3-embedding": Architecture("qwen3", _TEXT, options={"runner": "pooling", "convert": "embed"}),
     "qwen3-classifier": Architecture("qwen3", _TEXT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
     "bert-embedding": Architecture("bert", _BERT, "AutoModel"),

@@ -38,9 +38,9 @@ async def test_the_estimate_is_the_engines_truth(tiny: Tiny, checkpoints: dict[s
     expected = cache_of(facts, options).tokens(KV_MB * MEBIBYTE, truth.context)
     print(f"{name}: weights {facts.weights_bytes} of {truth.weights_bytes}, KV {expected} of {truth.kv_tokens} tokens")  # noqa: T201
     assert truth.context == facts.context or not facts.context
-    if "generate" in truth.tasks:
+    if facts.layers.values and "generate" in truth.tasks:
         assert facts.weights_bytes == truth.weights_bytes
-    else:  # heads of a pooling model are dropped, or computed with more bits
+    else:  # heads of a pooling model are dropped, or computed with more bits, as the decay of a state is
         assert abs(facts.weights_bytes - truth.weights_bytes) < MEBIBYTE
     assert expected <= truth.kv_tokens
     assert expected >= 0.85 * truth.kv_tokens or not facts.layers.values  # else it keeps nothing
@@ -63,7 +63,7 @@ async def test_the_context_of_a_small_placement_is_what_it_can_serve(
     )
     truth = engine.facts
     await engine.close(5)
-    assert truth.context == placed.context <= truth.kv_tokens
+    assert truth.context == (placed.context or truth.context) <= truth.kv_tokens
 
 
 async def test_there_are_enough_architectures_for_a_verdict() -> None:
