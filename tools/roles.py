@@ -62,7 +62,7 @@ def main(names: list[str]) -> int:
         print(f"{'':16} {' '.join(found.names)}")
         print(f"{'':16} {found.said.strip().splitlines()[-1]}")
     said = both_engines()
-    print(f"{'cpu and cuda':16} {' '.join(said.split())[:200]}")
+    print(f"{'cpu and cuda':16} {said}")
     if not re.search(r"neuron\[cpu,cuda\].*conflicting dependencies", said, re.DOTALL):
         failed.append("neuron[cpu,cuda] is not refused")
     for problem in failed:
@@ -139,8 +139,9 @@ def both_engines() -> str:
         done = subprocess.run(
             [*pip, *wanted], capture_output=True, text=True, timeout=300, check=False, env=environment()
         )
-    refusal = done.stderr + "\n".join(line for line in done.stdout.splitlines() if "depends on" in line)
-    return refusal if done.returncode else "accepted"
+    said = (done.stderr + done.stdout).splitlines()
+    telling = [line.strip() for line in said if "conflicting dependencies" in line or "depends on torch" in line]
+    return "; ".join(dict.fromkeys(telling)) if done.returncode else "accepted"
 
 
 def size_mb(folder: Path) -> float:
