@@ -26,8 +26,8 @@ class Notifier:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as out:
             try:
                 out.sendto(text.encode(), address)
-            except OSError:  # systemd is being restarted: the next tick tells it again
+            except OSError:  # systemd is being restarted, or does not read: the next tick tells it again
                 self._status = ""
