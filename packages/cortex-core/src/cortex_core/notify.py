@@ -19,8 +19,8 @@ class Notifier:
 
     def alive(self, status: str) -> None:
         """The loop turns: feed the watchdog, and tell the status when it has changed."""
-        self._send("WATCHDOG=1" if status == self._status else f"WATCHDOG=1\nSTATUS={status}")
-        self._status = status
+        told, self._status = self._status, status
+        self._send("WATCHDOG=1" if status == told else f"WATCHDOG=1\nSTATUS={status}")
 
     def _send(self, text: str) -> None:
         if not self._address:
