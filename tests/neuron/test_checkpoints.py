@@ -89,6 +89,12 @@ def test_the_inner_config_of_a_vision_model_counts(tmp_path: Path) -> None:
     assert (facts.architecture, facts.context, facts.problem) == ("Vision", 2048, "")
 
 
+def test_a_sentence_encoder_says_how_much_it_reads(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 256, "do_lower_case": false}')
+    assert read_checkpoint(folder, "m").context == 256
+
+
 def test_quantisation_is_read_from_the_config(tmp_path: Path) -> None:
     config = CONFIG | {"quantization_config": {"quant_method": "awq"}}
     assert read_checkpoint(make(tmp_path / "m", config), "m").quantization == "awq"

@@ -133,13 +133,21 @@ def _read(folder: Path, name: str) -> Facts:
         path=folder,
         architecture=architectures[0],
         weights_bytes=sum(_weights_bytes(shard) for shard in shards),
-        context=_integer(text, "max_position_embeddings") or _integer(text, "n_positions"),
+        context=_context(folder, text),
         layers=layers,
         kv_divisible=divisible,
         kv_heads=heads,
         dtype=str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype") or ""),
         quantization=str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else "",
     )
+
+
+def _context(folder: Path, text: dict[str, Any]) -> int:
+    """What it was made for; sentence encoders say less in a file of their own, and engines go by that."""
+    context = _integer(text, "max_position_embeddings") or _integer(text, "n_positions")
+    sentences = folder / "sentence_bert_config.json"
+    most = _integer(_json(sentences), "max_seq_length") if sentences.is_file() else 0
+    return min(context, most) if context and most else context or most
 
 
 def _why_no_weights(folder: Path) -> str:
