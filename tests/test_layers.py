@@ -18,9 +18,9 @@ PURE = {
     "cortex_core.fleet",
     "cortex_core.translate",
     "cortex_gateway.policy",
-    "neuron.inventory",
-    "neuron.fit",
-    "neuron.lifecycle",
+    "neuron.hardware.inventory",
+    "neuron.sizing.fit",
+    "neuron.supervisor.lifecycle",
 }
 IMPURE_IMPORTS = {"asyncio", "aiohttp", "starlette", "time", "random", "logging"}
 

@@ -13,7 +13,7 @@ import pytest
 from cortex_core.errors import Dialect
 from cortex_core.fleet import ModelFacts
 from cortex_gateway.policy.body import Target, read
-from cortex_gateway.rendering import rendering
+from cortex_gateway.relay.rendering import rendering
 from tests.support import chunks
 from tests.support.figures import Figures
 from tests.support.scale import scaled

@@ -34,7 +34,7 @@ def url() -> Iterator[str]:
 def test_a_recipe_makes_the_agent_say_what_is_shown(agent: str, url: str, home: Path) -> None:
     environ = {**PLAIN, "PATH": os.environ["PATH"]}
     person = Person(home, [BIN, *map(Path, os.environ["PATH"].split(":"))], {"http://127.0.0.1:31313": url}, environ)
-    recipe = [block for block in blocks(ROOT / "RECIPES.md") if block.heading == agent]
+    recipe = [block for block in blocks(ROOT / "packages/cortex-gateway/RECIPES.md") if block.heading == agent]
     assert recipe
     for block in recipe:
         if block.file:

@@ -20,7 +20,7 @@ from tests.support.documents import Block, Person, blocks, commands, is_shown
 from tests.support.imports import ROOT
 from tests.support.process import environment
 
-README, RECIPES = ROOT / "README.md", ROOT / "RECIPES.md"
+README, RECIPES = ROOT / "README.md", ROOT / "packages/cortex-gateway/RECIPES.md"
 AGENTS = ("Claude Code", "Codex", "opencode")  # tests/clients runs them, for they come from npm
 
 # What is shown and not run here, and what runs it.

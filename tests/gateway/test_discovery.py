@@ -9,7 +9,7 @@ from cortex_core.config import Catalogue
 from cortex_core.config.cortex import CatalogueTable
 from cortex_core.fleet import Checkpoint, Fleet, Profile, Replica, State
 from cortex_core.neuron_api import Report
-from cortex_gateway.discovery import Discovery
+from cortex_gateway.dispatch.discovery import Discovery
 from cortex_gateway.policy.transitions import Event, Reported, Reprofiled, apply, empty_fleet
 from tests.support.gateway import Running, gateway
 from tests.support.scripted import ScriptedNeuron

@@ -8,10 +8,10 @@ import pytest
 
 from cortex_core.errors import Dialect
 from cortex_core.neuron_api import FinishedEvent
-from cortex_gateway import ends
-from cortex_gateway.ends import Ends
 from cortex_gateway.policy.usage import Usage
-from cortex_gateway.record import CLIENT_LEFT, Record
+from cortex_gateway.relay import ends
+from cortex_gateway.relay.ends import Ends
+from cortex_gateway.relay.record import CLIENT_LEFT, Record
 from tests.support.gateway import Running
 from tests.support.scripted import HELLO, ScriptedNeuron, streams
 from tests.support.until import until_async

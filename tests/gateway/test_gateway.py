@@ -9,7 +9,7 @@ from msgspec import structs
 
 from cortex_core.errors import CortexError
 from cortex_core.fleet import Checkpoint, Profile
-from cortex_gateway.held import Held
+from cortex_gateway.relay.held import Held
 from tests.support.gateway import CHAT, TINY, Running, gateway
 from tests.support.scripted import (
     ANSWER,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cortex_core.errors import CortexError, Dialect
-from cortex_gateway import large
-from cortex_gateway.large import LARGE_BYTES, Large
 from cortex_gateway.policy.body import Target, read
+from cortex_gateway.relay import large
+from cortex_gateway.relay.large import LARGE_BYTES, Large
 from tests.support.gateway import TINY, gateway
 from tests.support.process import alive
 from tests.support.scripted import ScriptedNeuron

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from cortex_core.errors import Dialect
-from cortex_gateway.merged import Report, merged, metrics, read, totals
+from cortex_gateway.metrics.merged import Report, merged, metrics, read, totals
+from cortex_gateway.metrics.telemetry import Telemetry
 from cortex_gateway.policy.usage import Usage
-from cortex_gateway.record import Record
-from cortex_gateway.telemetry import Telemetry
+from cortex_gateway.relay.record import Record
 
 GAUGES = """\
 # HELP cortex_waiters Requests without a lease yet.

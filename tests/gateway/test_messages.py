@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cortex_gateway import rendering, silence
+from cortex_gateway.relay import rendering, silence
 from tests.support.gateway import BIG, TINY, Got, Running, drained, gateway
 from tests.support.readers import messages as reader
 from tests.support.scripted import ANSWER, DONE, HELLO, Answers, ScriptedNeuron, chunk, refuses, says, streams

@@ -14,7 +14,7 @@ from cortex_core.config.cortex import NeuronEntry
 from cortex_core.fleet import Checkpoint, Profile, State
 from cortex_core.http import BrokenResponse
 from cortex_core.neuron_api import DemandRequest, LoadRequest, UnloadRequest
-from cortex_gateway.commands import Refused, Unreachable
+from cortex_gateway.dispatch.commands import Refused, Unreachable
 from cortex_gateway.neurons import Neurons, follow
 from cortex_gateway.policy.transitions import Beat, Discovered, Event, Lost, ReplicaChanged, Reported
 from tests.support import scripted

@@ -17,8 +17,8 @@ import pytest
 from cortex_core.config import Catalogue, ConfigError, CortexConfig
 from cortex_core.config.cortex import Gateway, Tls
 from cortex_core.http import address_of, bind
-from cortex_gateway.life import Life
-from cortex_gateway.processes import serve_processes
+from cortex_gateway.serving.life import Life
+from cortex_gateway.serving.processes import serve_processes
 from tests.support.chat import Answer, Chat, chatting
 from tests.support.daemons import START_S, GatewayProcess, NeuronProcess
 from tests.support.host import Host, fleet

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cortex_core.http import Client, EventStream, Send
-from cortex_gateway import silence
+from cortex_gateway.relay import silence
 from tests.support.gateway import CHAT, TINY, Running, drained, gateway
 from tests.support.scripted import (
     ANSWER,

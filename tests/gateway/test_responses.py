@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cortex_gateway import silence
+from cortex_gateway.relay import silence
 from tests.support.gateway import Got, Running, drained
 from tests.support.readers import responses as reader
 from tests.support.readers.framing import events

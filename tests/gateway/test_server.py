@@ -16,9 +16,9 @@ from cortex_core.config import Catalogue, ConfigError, CortexConfig
 from cortex_core.config.cortex import Gateway, Tls
 from cortex_core.fleet import Profile
 from cortex_core.http import ConnectFailed, address_of, bind
-from cortex_gateway import server
-from cortex_gateway.dispatcher import Dispatcher
-from cortex_gateway.life import Life
+from cortex_gateway.dispatch.dispatcher import Dispatcher
+from cortex_gateway.serving import server
+from cortex_gateway.serving.life import Life
 from tests.support.gateway import TINY, Got, Running, gateway
 from tests.support.scripted import HELLO, USAGE, ScriptedNeuron, streams
 from tests.support.until import until_async

@@ -10,11 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cortex_core.errors import Dialect
 from cortex_core.metrics import METRICS
+from cortex_gateway.dispatch.swaps import SwapRecord
+from cortex_gateway.metrics.tallies import Tallies
+from cortex_gateway.metrics.telemetry import Telemetry
 from cortex_gateway.policy.usage import Usage
-from cortex_gateway.record import CLIENT_LEFT, Record
-from cortex_gateway.swaps import SwapRecord
-from cortex_gateway.tallies import Tallies
-from cortex_gateway.telemetry import Telemetry
+from cortex_gateway.relay.record import CLIENT_LEFT, Record
 
 LABELS = ("neuron", "model", "dialect", "code", "reason")
 NAME = "cortex_queue_wait_seconds"

@@ -18,8 +18,8 @@ import pytest
 
 from cortex_core.http import Client
 from cortex_core.neuron_api import Operation
-from neuron.devices import DeviceOwner
 from neuron.engines.base import LoadSpec, Progress
+from neuron.hardware.devices import DeviceOwner
 from tests.gpu.card import REHEARSAL, Figures, cards, computing, opened, threads, used_bytes
 from tests.gpu.conftest import STALL_S
 from tests.neuron.contract.subject import Subject, rest_of

@@ -11,19 +11,19 @@ from typing import Any
 from cortex_core.config.neuron import DeviceEntry, EngineTable, NeuronConfig, NeuronTable
 from cortex_core.fleet import Fleet, Neuron, check_invariants
 from cortex_gateway.sim import clock
-from neuron.engine_keeper import EngineKeeper
+from neuron.api.requests import Requests
 from neuron.engines.base import PHASES, SLEEP_OPTION, Ended, Engine, EngineFailed, Facts, Finished, LoadSpec, Progress
-from neuron.events import Hub
-from neuron.host import Host
-from neuron.learned import Learned
-from neuron.operations import Operations
-from neuron.owners import Owners
-from neuron.parts import Parts
-from neuron.replicas import Replicas
-from neuron.requests import Requests
-from neuron.standing import Standing
-from neuron.supervisor import Supervisor
-from neuron.work import Work
+from neuron.hardware.host import Host
+from neuron.hardware.owners import Owners
+from neuron.sizing.learned import Learned
+from neuron.supervisor.engine_keeper import EngineKeeper
+from neuron.supervisor.events import Hub
+from neuron.supervisor.operations import Operations
+from neuron.supervisor.parts import Parts
+from neuron.supervisor.replicas import Replicas
+from neuron.supervisor.standing import Standing
+from neuron.supervisor.supervisor import Supervisor
+from neuron.supervisor.work import Work
 
 
 class MemoryEngine:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.cache import BLOCK, UNBOUNDED, Cache, Layers
+from neuron.sizing.cache import BLOCK, UNBOUNDED, Cache, Layers
 
 KIB = 1024
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from neuron.cache import Layers
-from neuron.checkpoints import fingerprint, list_checkpoints, read_checkpoint
+from neuron.sizing.cache import Layers
+from neuron.sizing.checkpoints import fingerprint, list_checkpoints, read_checkpoint
 from tools.tinymodel.fleet import CHECKPOINT
 
 CONFIG: dict[str, Any] = {

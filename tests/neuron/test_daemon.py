@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from cortex_core.config.neuron import NeuronConfig
-from neuron.owners import Owners
-from neuron.refusals import Refused
+from neuron.hardware.owners import Owners
+from neuron.supervisor.refusals import Refused
 from tests.support.daemons import NeuronProcess
 from tests.support.engines import needs_vllm
 from tests.support.host import Host, fleet

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from cortex_core.neuron_api import FinishedEvent, Gauges, Report
-from neuron.events import BEHIND_MOST, FINISHED_KEPT, Closed, Hub, TooSlow
+from neuron.supervisor.events import BEHIND_MOST, FINISHED_KEPT, Closed, Hub, TooSlow
 from tests.support.until import until_async
 
 

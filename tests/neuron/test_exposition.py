@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from neuron.exposition import Family, merge, render, sample, values
+from neuron.api.exposition import Family, merge, render, sample, values
 
 FIRST = """\
 # HELP python_gc_total Objects.

@@ -154,8 +154,8 @@ FAULTS = {
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that take half a minute in earnest."""
-    monkeypatch.setattr("neuron.reports.SLOW_S", 0.5)
-    monkeypatch.setattr("neuron.reports.SLOW_LOAD_S", 0.5)
+    monkeypatch.setattr("neuron.supervisor.reports.SLOW_S", 0.5)
+    monkeypatch.setattr("neuron.supervisor.reports.SLOW_LOAD_S", 0.5)
 
 
 @pytest.mark.usefixtures("soon")

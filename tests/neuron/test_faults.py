@@ -119,7 +119,7 @@ async def test_goal_R32_health_tells_what_is_wrong(short_path: Path) -> None:
 
 
 async def test_goal_R32_a_stuck_replica_is_not_shown_as_well(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuron.reports.SLOW_S", 0.2)
+    monkeypatch.setattr("neuron.supervisor.reports.SLOW_S", 0.2)
     async with neuron(short_path, stall_s=60.0) as subject:
         replica = await subject.load(SIM_MODELS[0])
         async with asyncio.TaskGroup() as group:

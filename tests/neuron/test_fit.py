@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cortex_core.fleet import MEBIBYTE, Device, Known, Limit, Profile, Share
-from neuron.cache import BLOCK, Layers
-from neuron.checkpoints import Facts
-from neuron.fit import (
+from neuron.sizing.cache import BLOCK, Layers
+from neuron.sizing.checkpoints import Facts
+from neuron.sizing.fit import (
     CONTEXT_LEAST,
     KV_TOKENS_LEAST,
     KV_TOKENS_MOST,

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from neuron.gate import Gate
-from neuron.refusals import Refused
+from neuron.supervisor.gate import Gate
+from neuron.supervisor.refusals import Refused
 from tests.support.until import until_async
 
 

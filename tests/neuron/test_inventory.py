@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cortex_core.config.neuron import DeviceEntry
-from neuron.inventory import Gpu, Probe, devices, problems
+from neuron.hardware.inventory import Gpu, Probe, devices, problems
 
 CARDS = Probe(
     gpus=(

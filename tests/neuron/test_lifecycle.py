@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from cortex_core.fleet import State
-from neuron.lifecycle import ENDS, STORY_LIMIT, TABLE, Event, Illegal, Life
+from neuron.supervisor.lifecycle import ENDS, STORY_LIMIT, TABLE, Event, Illegal, Life
 
 WAYS = {
     "a load that succeeds, drains and ends": [

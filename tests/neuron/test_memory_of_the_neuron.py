@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cortex_core.fleet import Failure, Known, ModelFacts, Profile
-from neuron.learned import BACK_OFF_S, FORGET_S, HALF_LIFE_S, Learned
+from neuron.sizing.learned import BACK_OFF_S, FORGET_S, HALF_LIFE_S, Learned
 
 
 class Wall:

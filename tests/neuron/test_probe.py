@@ -12,11 +12,11 @@ from msgspec import structs
 
 from cortex_core.config.neuron import EngineTable, NeuronConfig, NeuronTable
 from cortex_core.fleet import MEBIBYTE
-from neuron import probe
 from neuron.engines.base import LoadSpec
-from neuron.host import Host
-from neuron.measure import Measure
-from neuron.probe import Prober, disk_of, host_available_mb, host_memory_mb, rss_mb
+from neuron.hardware import probe
+from neuron.hardware.host import Host
+from neuron.hardware.probe import Prober, disk_of, host_available_mb, host_memory_mb, rss_mb
+from neuron.supervisor.measure import Measure
 from tests.neuron.fleet_of_one import MemoryEngine
 
 GIBIBYTE = 1024 * MEBIBYTE

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron.refusals import Refused
-from neuron.relay import with_priority
+from neuron.api.relay import with_priority
+from neuron.supervisor.refusals import Refused
 from tests.support.values import JSON
 
 

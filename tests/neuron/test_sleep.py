@@ -11,8 +11,8 @@ import pytest
 from cortex_core.fleet import Profile, Share, State
 from cortex_core.neuron_api import LoadRequest, PinRequest, SleepRequest, UnloadRequest, Victim
 from neuron.engines.base import SLEEP_OPTION, Ended
-from neuron.refusals import Refused
-from neuron.resident import Resident
+from neuron.supervisor.refusals import Refused
+from neuron.supervisor.resident import Resident
 from tests.neuron.fleet_of_one import World, in_virtual_time
 
 KEEPS_MB = 1  # of a simulated engine that sleeps

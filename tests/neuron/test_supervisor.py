@@ -23,12 +23,12 @@ from cortex_core.neuron_api import (
     UnloadRequest,
     Victim,
 )
-from neuron.engine_keeper import REVIVE_S, STRIKES_MOST
 from neuron.engines.base import SLEEP_OPTION, Ended
-from neuron.operations import Running
-from neuron.refusals import Refused
-from neuron.resident import TURN_LEAST_S, Resident
-from neuron.start import STALL_S
+from neuron.supervisor.engine_keeper import REVIVE_S, STRIKES_MOST
+from neuron.supervisor.operations import Running
+from neuron.supervisor.refusals import Refused
+from neuron.supervisor.resident import TURN_LEAST_S, Resident
+from neuron.supervisor.start import STALL_S
 from tests.neuron.fleet_of_one import World, in_virtual_time
 
 SIZES = {"a": 300, "b": 500, "c": 700, "d": 900, "e": 1400}

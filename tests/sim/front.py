@@ -29,7 +29,7 @@ from cortex_core.neuron_api import (
     Report,
     UnloadRequest,
 )
-from cortex_gateway.commands import Refused
+from cortex_gateway.dispatch.commands import Refused
 from cortex_gateway.sim.connection import Broken
 from cortex_gateway.sim.neuron import Head, SimNeuron
 from cortex_gateway.sim.truth import Message

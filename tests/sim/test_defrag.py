@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from cortex_gateway.dispatcher import Rules
+from cortex_gateway.dispatch.dispatcher import Rules
 from cortex_gateway.sim import Scenario, simulate
 from cortex_gateway.sim.clients import Client
 from cortex_gateway.sim.scenario import device

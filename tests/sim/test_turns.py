@@ -6,11 +6,11 @@ import random
 
 import pytest
 
+from cortex_gateway.dispatch.swaps import DRAIN_S
 from cortex_gateway.policy.turns import bound_s
 from cortex_gateway.sim import Outcome, Scenario, simulate
 from cortex_gateway.sim.clients import Ask, Client
 from cortex_gateway.sim.scenario import device, models, profiles
-from cortex_gateway.swaps import DRAIN_S
 
 LOAD_S = 5.0
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import aiohttp
 
-from neuron.devices import DeviceOwner
 from neuron.engines.base import Engine, Finished, LoadSpec, Progress
+from neuron.hardware.devices import DeviceOwner
 from neuron.leftovers import SHARED_MEMORY
 from tests.support.process import ROOT, SOURCES, alive
 from tests.support.until import until_async

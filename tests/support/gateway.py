@@ -17,14 +17,14 @@ from cortex_core.gateway_api import FleetView
 from cortex_core.http import ASGIApp, BrokenResponse, Client, Response
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.app import build
-from cortex_gateway.dispatcher import Dispatcher
-from cortex_gateway.large import Large
-from cortex_gateway.life import Life
+from cortex_gateway.dispatch.dispatcher import Dispatcher
+from cortex_gateway.metrics.telemetry import Telemetry
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.transitions import empty_fleet
-from cortex_gateway.relay import Relay
-from cortex_gateway.server import serve
-from cortex_gateway.telemetry import Telemetry
+from cortex_gateway.relay.large import Large
+from cortex_gateway.relay.relay import Relay
+from cortex_gateway.serving.life import Life
+from cortex_gateway.serving.server import serve
 from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
 

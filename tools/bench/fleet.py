@@ -16,7 +16,7 @@ from itertools import accumulate, cycle
 from msgspec import structs
 
 from cortex_core.fleet import Device, Profile, Replicas
-from cortex_gateway.dispatcher import Rules
+from cortex_gateway.dispatch.dispatcher import Rules
 from cortex_gateway.sim import Scenario, simulate
 from cortex_gateway.sim.clients import Ask, Client
 from cortex_gateway.sim.engine import Speed

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from cortex_core.fleet import Checkpoint, Device, Fleet, Known, Neuron, Profile, Replica, Share, State
 from cortex_core.neuron_api import DemandRequest, LoadRequest, Operation, UnloadRequest
-from cortex_gateway.dispatcher import Dispatcher, Rules, Want
+from cortex_gateway.dispatch.dispatcher import Dispatcher, Rules, Want
 from cortex_gateway.policy.picture import Picture
 from cortex_gateway.policy.schedule import Backlog, place
 from cortex_gateway.policy.survey import Surveys

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from cortex_core.fleet import Profile
-from cortex_gateway.dispatcher import Rules
+from cortex_gateway.dispatch.dispatcher import Rules
 from cortex_gateway.policy.turns import turn_s
 from cortex_gateway.sim import Scenario, clock, simulate
 from cortex_gateway.sim.clients import Ask, Client

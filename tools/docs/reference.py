@@ -44,9 +44,9 @@ def gateway() -> str:
 
 def neuron() -> str:
     from cortex_core.neuron_api import REFUSALS
+    from neuron.api.telemetry import HELP
     from neuron.main import parser as daemon
     from neuron.setup.main import parser as setup
-    from neuron.telemetry import HELP
 
     parts = ["# neuron: reference", HEAD, *config("neuron.toml", NeuronConfig, "NEURON")]
     parts += [
@@ -107,7 +107,7 @@ def gateway_api() -> list[str]:
 
     from cortex_gateway import app
     from cortex_gateway.api.about import About
-    from cortex_gateway.steering import Steering
+    from cortex_gateway.dispatch.steering import Steering
 
     nothing = cast(Any, None)
     about = About(nothing, cast(Any, Steering), nothing, version="", ids=nothing).app()
@@ -127,8 +127,8 @@ def gateway_api() -> list[str]:
 
 
 def neuron_api() -> list[list[str]]:
-    from neuron.api import Api
-    from neuron.app import OF_ENGINES, App
+    from neuron.api.api import Api
+    from neuron.api.app import OF_ENGINES, App
 
     routes = App(cast(Any, Api), "")._routes
     rows = [[f"`{method} {path}`", first(handler.__doc__)] for (method, path), handler in routes.items()]

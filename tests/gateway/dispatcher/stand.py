@@ -10,8 +10,8 @@ from msgspec import structs
 
 from cortex_core.fleet import Device, Failure, Profile, Replica, Share, State
 from cortex_core.neuron_api import REFUSALS, DemandRequest, LoadRequest, Operation, Refusal, Report, UnloadRequest
-from cortex_gateway.commands import Refused
-from cortex_gateway.dispatcher import Dispatcher, Lease, Rules, SwapRecord, Want
+from cortex_gateway.dispatch.commands import Refused
+from cortex_gateway.dispatch.dispatcher import Dispatcher, Lease, Rules, SwapRecord, Want
 from cortex_gateway.policy.transitions import Reported, empty_fleet
 from cortex_gateway.sim import clock
 

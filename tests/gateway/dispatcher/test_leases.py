@@ -9,7 +9,7 @@ import pytest
 from cortex_core.errors import CortexError
 from cortex_core.fleet import State
 from cortex_core.neuron_api import Refusal
-from cortex_gateway.dispatcher import Lease, Rules
+from cortex_gateway.dispatch.dispatcher import Lease, Rules
 from tests.gateway.dispatcher.stand import Stand, failure, newer, play, replica, settle
 
 

@@ -10,9 +10,9 @@ from msgspec import structs
 from cortex_core.errors import CortexError
 from cortex_core.fleet import Device, Known, Profile, Share, State
 from cortex_core.neuron_api import Victim
-from cortex_gateway.commands import Unreachable
-from cortex_gateway.dispatcher import SwapRecord
-from cortex_gateway.swaps import DRAIN_S
+from cortex_gateway.dispatch.commands import Unreachable
+from cortex_gateway.dispatch.dispatcher import SwapRecord
+from cortex_gateway.dispatch.swaps import DRAIN_S
 from tests.gateway.dispatcher.stand import Stand, failure, newer, play, replica, settle
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from neuron.devices import DeviceOwner
 from neuron.engines.base import Engine, LoadSpec
+from neuron.hardware.devices import DeviceOwner
 from tests.support.bench import Bench, bench
 from tools.tinymodel.fleet import CHECKPOINT, make_models
 

@@ -10,8 +10,8 @@ import os
 import pytest
 
 from cortex_core.fleet import MEBIBYTE, Device, Profile
-from neuron.checkpoints import Facts, read_checkpoint
-from neuron.fit import Fit, cache_of, fit, need
+from neuron.sizing.checkpoints import Facts, read_checkpoint
+from neuron.sizing.fit import Fit, cache_of, fit, need
 from tests.neuron.engine.conftest import Tiny
 from tests.support.architectures import ARCHITECTURES, make
 

@@ -13,9 +13,9 @@ from functools import partial
 
 import pytest
 
-from neuron.devices import DeviceOwner
 from neuron.engines import hosted
 from neuron.engines.base import EngineFailed
+from neuron.hardware.devices import DeviceOwner
 from neuron.leftovers import sweep
 from tests.support.bench import Bench, bench, gone, running
 from tests.support.process import alive, children

@@ -13,13 +13,13 @@ from cortex_gateway.api.counting import Counting
 from cortex_gateway.api.desk import Desk
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.api.watching import Watching
-from cortex_gateway.dispatcher import Dispatcher
-from cortex_gateway.large import Large
+from cortex_gateway.dispatch.dispatcher import Dispatcher
+from cortex_gateway.dispatch.steering import Steering
+from cortex_gateway.metrics.telemetry import Telemetry
 from cortex_gateway.neurons import Neurons
 from cortex_gateway.policy.aliases import Names
-from cortex_gateway.relay import Relay
-from cortex_gateway.steering import Steering
-from cortex_gateway.telemetry import Telemetry
+from cortex_gateway.relay.large import Large
+from cortex_gateway.relay.relay import Relay
 
 _CHAT = "/v1/chat/completions"
 _ROUTES: Mapping[str, tuple[Dialect, str]] = {

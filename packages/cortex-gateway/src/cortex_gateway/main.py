@@ -7,9 +7,9 @@ import logging
 from cortex_core.config import Catalogue, ConfigError, CortexConfig
 from cortex_core.http import run
 from cortex_core.logs import set_up_logs
-from cortex_gateway.life import Service
-from cortex_gateway.processes import serve_processes
-from cortex_gateway.server import serve
+from cortex_gateway.serving.life import Service
+from cortex_gateway.serving.processes import serve_processes
+from cortex_gateway.serving.server import serve
 
 log = logging.getLogger(__name__)
 

@@ -17,27 +17,27 @@ from cortex_core.http import Limits, Server, address_of, bind
 from cortex_core.http import run as serve
 from cortex_core.neuron_api import HEARTBEAT_LEAST_S, HEARTBEAT_S
 from cortex_core.notify import Notifier
-from neuron.api import Api
-from neuron.app import App, render_error
-from neuron.engine_keeper import EngineKeeper
+from neuron.api.api import Api
+from neuron.api.app import App, render_error
+from neuron.api.relay import BODY_LIMIT, Relay
+from neuron.api.requests import Requests
+from neuron.api.telemetry import Telemetry
 from neuron.engine_logs import prune
-from neuron.events import Hub
-from neuron.fit import expected_replicas
-from neuron.host import Host
-from neuron.learned import Learned
+from neuron.hardware.host import Host
+from neuron.hardware.owners import Owners
 from neuron.leftovers import sweep
-from neuron.operations import Operations
-from neuron.owners import Owners
-from neuron.parts import Parts
-from neuron.relay import BODY_LIMIT, Relay
-from neuron.replicas import Replicas
-from neuron.reports import Reports
-from neuron.requests import Requests
-from neuron.standing import Standing
-from neuron.supervisor import Supervisor
-from neuron.telemetry import Telemetry
-from neuron.watchdog import Watchdog
-from neuron.work import Work
+from neuron.sizing.fit import expected_replicas
+from neuron.sizing.learned import Learned
+from neuron.supervisor.engine_keeper import EngineKeeper
+from neuron.supervisor.events import Hub
+from neuron.supervisor.operations import Operations
+from neuron.supervisor.parts import Parts
+from neuron.supervisor.replicas import Replicas
+from neuron.supervisor.reports import Reports
+from neuron.supervisor.standing import Standing
+from neuron.supervisor.supervisor import Supervisor
+from neuron.supervisor.watchdog import Watchdog
+from neuron.supervisor.work import Work
 
 log = logging.getLogger(__name__)
 

@@ -28,11 +28,11 @@ from cortex_core.gateway_api import (
 )
 from cortex_gateway.api import steer
 from cortex_gateway.api.errors import Ids, dialect_of, rendered
-from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.dispatch.dispatcher import Dispatcher
+from cortex_gateway.dispatch.steering import Steering
 from cortex_gateway.policy import listing
 from cortex_gateway.policy.aliases import Names, adapters, resolve
 from cortex_gateway.policy.catalogue import Merged
-from cortex_gateway.steering import Steering
 
 
 class About:

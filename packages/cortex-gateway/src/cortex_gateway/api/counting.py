@@ -14,7 +14,7 @@ from cortex_core.http import Receive, Request, Scope, Send, respond
 from cortex_core.translate import responses
 from cortex_gateway.api.desk import Desk
 from cortex_gateway.api.errors import ALLOW_POST, refuse
-from cortex_gateway.call import Call
+from cortex_gateway.relay.call import Call
 
 _TARGET = "/tokenize"
 

@@ -10,17 +10,17 @@ from cortex_core.errors import CortexError, Dialect
 from cortex_core.fleet import Fleet
 from cortex_core.http import Request, Send
 from cortex_gateway.api.errors import Ids
-from cortex_gateway.call import Call
-from cortex_gateway.dispatcher import Dispatcher, Want
-from cortex_gateway.held import Held
-from cortex_gateway.large import LARGE_BYTES, Large
+from cortex_gateway.dispatch.dispatcher import Dispatcher, Want
+from cortex_gateway.metrics.telemetry import Telemetry
 from cortex_gateway.policy import form
 from cortex_gateway.policy.aliases import Names, resolve
 from cortex_gateway.policy.body import MAX_SESSION, Target, read
 from cortex_gateway.policy.facts import facts
-from cortex_gateway.record import Record
-from cortex_gateway.relay import Relay
-from cortex_gateway.telemetry import Telemetry
+from cortex_gateway.relay.call import Call
+from cortex_gateway.relay.held import Held
+from cortex_gateway.relay.large import LARGE_BYTES, Large
+from cortex_gateway.relay.record import Record
+from cortex_gateway.relay.relay import Relay
 
 CHUNKED_BYTES = 1 << 20
 """What a body of undeclared length is charged with. Real clients declare theirs (protocol rule 27)."""

@@ -25,7 +25,7 @@ from cortex_core.gateway_api import (
     UnloadCommand,
 )
 from cortex_gateway.api.errors import Ids
-from cortex_gateway.steering import Steering
+from cortex_gateway.dispatch.steering import Steering
 
 MAX_COMMAND_BYTES = 64 << 10
 

@@ -14,9 +14,9 @@ from cortex_core.dialects.body import encode
 from cortex_core.errors import CortexError, Dialect
 from cortex_core.http import EVENT_STREAM_HEADERS, EventStream, Receive, Scope, Send
 from cortex_gateway.api.errors import Ids, refuse
-from cortex_gateway.dispatcher import Dispatcher
+from cortex_gateway.dispatch.dispatcher import Dispatcher
 from cortex_gateway.policy.catalogue import statuses
-from cortex_gateway.silence import KEEP_ALIVE_S
+from cortex_gateway.relay.silence import KEEP_ALIVE_S
 
 LOOK_S = 1.0
 WATCHERS_MOST = 100

@@ -20,7 +20,7 @@ import msgspec
 from cortex_core import neuron_api
 from cortex_core.dialects.sse import Event, EventTooLarge, SseDecoder
 from cortex_core.neuron_api import Discovery, Operation, Refusal, RefusalBody, Report, Version
-from cortex_gateway.commands import Refused, Unreachable
+from cortex_gateway.dispatch.commands import Refused, Unreachable
 
 CONNECT_S = 1.0
 KEEP_ALIVE_S = 60.0  # the neuron's server keeps idle connections for 75

@@ -36,7 +36,7 @@ from cortex_core.neuron_api import (
     Report,
     UnloadRequest,
 )
-from cortex_gateway.commands import Refused, Unreachable
+from cortex_gateway.dispatch.commands import Refused, Unreachable
 from cortex_gateway.neurons.client import Ended, Incompatible, NeuronClient, NoConnection
 from cortex_gateway.policy.transitions import Beat, Demanded, Discovered, Event, Lost, ReplicaChanged, Reported
 

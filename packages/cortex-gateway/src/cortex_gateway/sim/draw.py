@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from cortex_core.fleet import Device, Profile, Replicas
-from cortex_gateway.dispatcher import Rules
+from cortex_gateway.dispatch.dispatcher import Rules
 from cortex_gateway.policy.eviction import Strategy
 from cortex_gateway.sim.clients import Client, poisson, sequential, sessions, together, zipf
 from cortex_gateway.sim.engine import Speed

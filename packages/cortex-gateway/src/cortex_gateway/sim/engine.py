@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from cortex_core.neuron_api import REFUSALS, Executed, Refusal
 from cortex_core.shares import Shares
-from cortex_gateway.commands import Refused
+from cortex_gateway.dispatch.commands import Refused
 from cortex_gateway.sim.connection import Broken
 
 

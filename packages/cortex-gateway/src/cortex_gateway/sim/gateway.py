@@ -12,8 +12,8 @@ from msgspec import structs
 from cortex_core.errors import CortexError
 from cortex_core.fleet import Profile
 from cortex_core.neuron_api import DemandRequest, LoadRequest, Operation, UnloadRequest
-from cortex_gateway.commands import Refused, Unreachable
-from cortex_gateway.dispatcher import Dispatcher, Lease, Rules, SwapRecord, Want
+from cortex_gateway.dispatch.commands import Refused, Unreachable
+from cortex_gateway.dispatch.dispatcher import Dispatcher, Lease, Rules, SwapRecord, Want
 from cortex_gateway.policy.faults import decide_again
 from cortex_gateway.policy.picture import Key
 from cortex_gateway.policy.transitions import empty_fleet

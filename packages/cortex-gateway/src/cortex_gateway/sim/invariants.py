@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cortex_core.fleet import Profile, Replica, State
-from cortex_gateway.dispatcher import Want
+from cortex_gateway.dispatch.dispatcher import Want
 from cortex_gateway.policy.survey import Survey
 from cortex_gateway.sim.gateway import SimGateway
 from cortex_gateway.sim.neuron import SimNeuron

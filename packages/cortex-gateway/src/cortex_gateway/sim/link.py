@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from cortex_core.neuron_api import SILENCE_S, DemandEvent, Gauges, ReplicaEvent, Report
-from cortex_gateway.commands import Refused, Unreachable
+from cortex_gateway.dispatch.commands import Refused, Unreachable
 from cortex_gateway.policy.transitions import Beat, Demanded, Event, Lost, ReplicaChanged, Reported
 from cortex_gateway.sim.connection import Broken, Connection
 from cortex_gateway.sim.neuron import Head, SimNeuron

@@ -12,8 +12,8 @@ from collections import Counter
 from msgspec import Struct
 
 from cortex_core.errors import CortexError
-from cortex_gateway.commands import Refused
-from cortex_gateway.dispatcher import Lease, SwapRecord, Want
+from cortex_gateway.dispatch.commands import Refused
+from cortex_gateway.dispatch.dispatcher import Lease, SwapRecord, Want
 from cortex_gateway.sim import clock, invariants
 from cortex_gateway.sim.clients import Ask, Client
 from cortex_gateway.sim.connection import Broken, Connection

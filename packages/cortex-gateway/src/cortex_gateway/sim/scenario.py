@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from cortex_core.fleet import Device, Profile
-from cortex_gateway.dispatcher import Rules
+from cortex_gateway.dispatch.dispatcher import Rules
 from cortex_gateway.sim.clients import Client
 from cortex_gateway.sim.engine import Speed
 from cortex_gateway.sim.trouble import Fault

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cortex_core.fleet import Count, Device, ModelId, NeuronName, Profile, Replicas
-from cortex_gateway.dispatcher import Rules
+from cortex_gateway.dispatch.dispatcher import Rules
 from cortex_gateway.sim.clients import Ask, Client
 from cortex_gateway.sim.engine import Speed
 from cortex_gateway.sim.run import Outcome, simulate

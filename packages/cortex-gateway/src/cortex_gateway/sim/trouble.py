@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from cortex_core.neuron_api import CordonRequest, PinRequest, UnloadRequest
-from cortex_gateway.commands import Refused
+from cortex_gateway.dispatch.commands import Refused
 from cortex_gateway.sim.connection import Broken
 from cortex_gateway.sim.gateway import SimGateway
 from cortex_gateway.sim.link import Link

@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from cortex_core.fleet import HOLDS_MEMORY, Demand, Device, Failure, Known, Profile, Replica, Share, State
 from cortex_core.neuron_api import HEARTBEAT_LEAST_S, HEARTBEAT_S, DemandEvent, Gauges, ReplicaEvent, Report
-from cortex_gateway.commands import Refused
+from cortex_gateway.dispatch.commands import Refused
 from cortex_gateway.policy.turns import turn_s
 from cortex_gateway.sim.engine import Engine, Speed, refused
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TextIO
 
 from cortex_core.config import ConfigError, load_neuron
+from neuron.hardware.probe import driver_present
 from neuron.installed import CURRENT
 from neuron.main import CONFIG_ERROR, DEFAULT_CONFIG
-from neuron.probe import driver_present
 from neuron.setup.build import Failed, Recipe, build, recipe
 from neuron.setup.environments import Environments
 from neuron.setup.progress import Progress

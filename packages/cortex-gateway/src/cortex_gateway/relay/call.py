@@ -1,0 +1,73 @@
+"""A client's request on its way through the gateway."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from cortex_core.errors import CortexError, Dialect
+from cortex_core.gateway_api import MODEL_STATE_HEADER, NEURON_HEADER, REQUEST_ID_HEADER, SIMULATED_HEADER
+from cortex_core.http import Send
+from cortex_gateway.dispatch.dispatcher import Lease, Want
+from cortex_gateway.policy.body import Wanted
+from cortex_gateway.relay.record import Record
+from cortex_gateway.relay.rendering import rendering
+
+_REQUEST_ID, _NEURON = REQUEST_ID_HEADER.encode(), NEURON_HEADER.encode()
+_MODEL_STATE, _SIMULATED = MODEL_STATE_HEADER.encode(), SIMULATED_HEADER.encode()
+
+
+class Call:
+    """One client's request on its way. `release` gives back what its body held; it is called once."""
+
+    __slots__ = (
+        "answer",
+        "dialect",
+        "headers",
+        "payload",
+        "record",
+        "release",
+        "rendering",
+        "send",
+        "target",
+        "want",
+        "wanted",
+    )
+
+    def __init__(
+        self, send: Send, target: str, wanted: Wanted, want: Want, record: Record, release: Callable[[], None]
+    ) -> None:
+        self.send = send
+        self.target = target
+        self.wanted = wanted
+        self.want = want
+        self.record = record
+        self.dialect: Dialect = record.dialect
+        self.release = release
+        self.rendering = rendering(wanted, record.dialect, record.request_id)
+        self.answer: bytes | None = None  # a whole JSON answer
+        self.headers: list[tuple[bytes, bytes]] = []  # of the answer
+        self.payload = wanted.payload
+
+    def leased(self, lease: Lease) -> None:
+        record = self.record
+        record.leased = time.monotonic()
+        record.neuron = lease.neuron.name
+        record.cold = record.cold or lease.cold
+        self.payload = self.wanted.payload_for(lease.replica.context)
+        record.places = tuple(candidate.place() for candidate in lease.considered) or record.places
+        self.headers = [
+            (_REQUEST_ID, record.request_id.encode()),
+            (_NEURON, lease.neuron.name.encode()),
+            (_MODEL_STATE, b"cold" if record.cold else b"warm"),
+        ]
+        if self.dialect is Dialect.ANTHROPIC_MESSAGES:
+            self.headers.append((b"request-id", record.request_id.encode()))
+        if lease.replica.simulated:
+            self.headers.append((_SIMULATED, b"true"))
+
+    def last_words(self, error: CortexError | None = None) -> bytes:
+        """The event that ends a stream as failed; without an error: because this server stops."""
+        error = error or CortexError("shutting_down", "the gateway is shutting down")
+        self.record.code = error.kind
+        return self.rendering.failed(error)

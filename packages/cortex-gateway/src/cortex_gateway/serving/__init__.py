@@ -1,0 +1,1 @@
+"""The gateway's processes: one or several, their sockets, their life."""

@@ -1,0 +1,1 @@
+"""The neuron's endpoints, and the byte path to its engines."""

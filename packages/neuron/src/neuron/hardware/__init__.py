@@ -1,0 +1,1 @@
+"""This host's devices: what they are, and who owns each."""
