@@ -1,4 +1,4 @@
-"""All tests in lanes, one pytest each, side by side: real processes mostly wait, and leave a core to the rest.
+"""All tests in lanes, one pytest each, side by side: those of real processes mostly wait.
 
 What a lane prints is shown whole, lane after lane, so that a report reads as if there had been one run.
 """
@@ -17,7 +17,7 @@ from threading import Thread
 from tools.runner.environment import ROOT, variables
 
 PROCESSES = ("tests/e2e", "tests/neuron")
-LANES = (PROCESSES, ("tests", *(f"--ignore={folder}" for folder in PROCESSES)))
+LANES = (*((folder,) for folder in PROCESSES), ("tests", *(f"--ignore={folder}" for folder in PROCESSES)))
 SUMMARY = re.compile(r"^(=+ )?(\d+ \w+.*|no tests ran) in ([\d.]+)s( \([\d:]+\))?( =+)?$")  # pytest's last line
 STOP_S = 10
 NO_TESTS = 5  # pytest's exit code: nothing was collected
