@@ -90,6 +90,6 @@ def test_the_neurons_table_divides_by_stock() -> None:
     rows = tables.neuron_table(Outcome(Cores(0, 1, 1), rounds=rounds), plan)
     assert rows[1] == ["tokens/s, 1 stream", "100", "95.0 (×0.95)", "95.0 (×0.95)", "≥ 0.92 ✓, ≥ 0.86 ✓"]
     assert rows[-2:] == [
-        ["s from load to first token", "20.0", "1.00 (×0.05)", "–", "≤ 3 ✓"],
-        ["s to unload", "5.00", "0.50 (×0.10)", "–", "≤ 2 ✓"],
+        ["s from load to first token", "20.0", "1.00 (×0.05)", "–", "≤ 1.5 ✓, stock ≥ 10 × ✓"],
+        ["s to unload", "5.00", "0.50 (×0.10)", "–", "≤ 1 ✓"],
     ]
