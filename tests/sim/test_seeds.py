@@ -25,6 +25,7 @@ FOUND = {
     1476: "a connection was severed twice in one moment",
     5000468: "a load overtook the requests that had just been sent to its victim",
     9001: "a replica that a cordon had kept from its waiters was let go as idle when the cordon ended",
+    37090: "a replica was let go in the moment in which the partition healed behind which its waiters were",
     5001528: "models that are to be kept, and do not fit together, took turns for ever while another waited",
 }
 """Seeds that failed once, and what they found. The draw has changed since for some: they cost nothing."""

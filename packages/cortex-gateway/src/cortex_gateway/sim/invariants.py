@@ -42,7 +42,7 @@ def _check_served_somebody(neuron: SimNeuron, row: Row, gateways: Iterable[SimGa
     ready_s = neuron.now - row.ready_at if row.ready_at is not None else 0.0
     for gateway in gateways:
         link = gateway.links.get(neuron.name)
-        if link is None or neuron.cordoned or link.is_cut or link.loss:
+        if link is None or neuron.cordoned or link.is_cut or link.loss or link.healed_at > (row.ready_at or 0.0):
             continue
         waits_s = [neuron.now - want.arrived for want in gateway.waiting.values() if want.model == row.model]
         _must(

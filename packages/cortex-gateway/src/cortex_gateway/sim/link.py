@@ -35,6 +35,7 @@ class Link:
     ) -> None:
         self.neuron = neuron
         self.loss = 0.0  # the share of events and polls that never arrive
+        self.healed_at = 0.0
         self.open: dict[Connection, None] = {}
         self._distance_s = distance_s
         self._dice = dice
@@ -60,6 +61,7 @@ class Link:
 
     def heal(self) -> None:
         self.loss = 0.0
+        self.healed_at = self._loop.time()
         self._passable.set()
         held, self._held = self._held, []
         for act in held:
