@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from msgspec import structs
 
@@ -10,7 +12,9 @@ from cortex_core.config.cortex import CatalogueTable
 from cortex_core.fleet import Checkpoint, Fleet, Profile, Replica, State
 from cortex_core.neuron_api import Report
 from cortex_gateway.dispatch.discovery import Discovery
+from cortex_gateway.neurons import follow
 from cortex_gateway.policy.transitions import Event, Reported, Reprofiled, apply, empty_fleet
+from tests.support.faults import Fault, FaultyWire, Then
 from tests.support.gateway import Running, gateway
 from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
@@ -67,3 +71,26 @@ async def test_the_configuration_says_whether(beast: ScriptedNeuron, discover: b
             return await ids(running) == served
 
         await until_async(known, what=f"{served} are served")
+
+
+async def test_r30_lost_polls_and_events_change_no_list(beast: ScriptedNeuron, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the connections to a neuron break, each at another byte; what it offers is listed all the while."""
+    for pause in ("POLL_S", "RETRY_S", "RETRY_MAX_S"):
+        monkeypatch.setattr(follow, pause, 0.01)
+    beast.checkpoints, served = (Checkpoint(name="qwen"), Checkpoint(name="tiny")), ["tiny", "qwen"]
+    dice = random.Random(30)
+    models, table = [Profile(id="tiny", vram_mb=1000)], CatalogueTable(discover=True)
+    async with FaultyWire(beast.endpoint.removeprefix("http://")) as wire:
+        async with gateway([beast], models, catalogue_table=table, at=f"http://{wire.address}") as running:
+
+            async def known() -> bool:
+                return await ids(running) == served
+
+            await until_async(known, what=f"{served} are served")
+            for _ in range(100):
+                seen = wire.accepted
+                is_lost = dice.random() < 0.5
+                wire.fault = Fault(dice.randrange(800), Then.RESET) if is_lost else Fault()
+                wire.drop()
+                await until_async(lambda seen=seen: wire.accepted > seen, what="the gateway tries again")
+                assert await ids(running) == served
