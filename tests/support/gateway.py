@@ -76,8 +76,8 @@ class Running:
     def __init__(self, address: str, metrics: str, task: asyncio.Task[None]) -> None:
         self.address = address
         self.task = task
-        self.client = Client(f"http://{address}")
-        self._metrics = Client(f"http://{metrics}")
+        self.client = Client(f"http://{address}", connect_timeout_s=10.0)  # on a busy machine
+        self._metrics = Client(f"http://{metrics}", connect_timeout_s=10.0)
 
     async def ask(
         self, method: str, path: str, body: bytes | dict[str, Any] = b"", headers: dict[str, str] | None = None

@@ -125,17 +125,18 @@ async def test_a_load_cancelled_in_any_phase_leaves_nothing(tiny: Tiny, phase: s
 @pytest.mark.parametrize(("victim", "words"), [(0, "SIGKILL"), (1, "engine core died")], ids=["host", "core"])
 async def test_a_killed_process_breaks_its_streams_and_no_others(tiny: Tiny, victim: int, words: str) -> None:
     engine, other = await tiny.load("tiny-beast"), await tiny.load("tiny-benjy")
+    await chat(engine, QUESTION)  # the first request is slow in coming, and a core may be far ahead of it
     async with client(engine) as session, client(other) as beside:
         asked = question("Count to 5", "q-doomed", ENDLESS)
         asked_beside = question("Count to 5", "q-lives", ENDLESS)
         async with (
-            session.post("/v1/chat/completions", **asked) as answer,
             beside.post("/v1/chat/completions", **asked_beside) as beside_answer,
+            session.post("/v1/chat/completions", **asked) as answer,
         ):
             stream, lives = events(answer), events(beside_answer)
-            await anext(stream)
             await anext(lives)
-            os.kill(engine.facts.pids[victim], signal.SIGKILL)
+            await anext(stream)
+            os.kill(engine.facts.pids[victim], signal.SIGKILL)  # at once: what it would say ends by itself
             try:
                 seen = [event async for event in stream]
                 assert "error" in seen[-1]
