@@ -14,15 +14,19 @@ KIB = 1024
 @pytest.mark.parametrize(
     ("layers", "padded"),
     [
-        (Layers(full=36), (36, 0)),
-        (Layers(sliding=32), (0, 32)),
-        (Layers(full=10, sliding=20), (10, 20)),  # three groups of ten
-        (Layers(full=10, sliding=52), (10, 60)),  # the last group is filled up
-        (Layers(full=13, sliding=12), (13, 13)),  # nearly alike: two groups of the larger size
-        (Layers(full=2, sliding=3), (2, 4)),
+        (Layers(), (0, 0, 0)),
+        (Layers(full=36), (36, 0, 0)),
+        (Layers(sliding=32), (0, 32, 0)),
+        (Layers(states=24), (0, 0, 24)),
+        (Layers(full=10, sliding=20), (10, 20, 0)),  # three groups of ten
+        (Layers(full=10, sliding=52), (10, 60, 0)),  # the last group is filled up
+        (Layers(full=13, sliding=12), (13, 13, 0)),  # nearly alike: two groups of the larger size
+        (Layers(full=2, sliding=3), (2, 4, 0)),
+        (Layers(full=12, states=36), (12, 0, 36)),  # Qwen3-Next
+        (Layers(full=4, states=36), (4, 0, 36)),  # Granite 4
     ],
 )
-def test_layers_are_grouped(layers: Layers, padded: tuple[int, int]) -> None:
+def test_layers_are_grouped(layers: Layers, padded: tuple[int, int, int]) -> None:
     assert layers.padded() == padded
 
 
@@ -34,6 +38,8 @@ def test_layers_are_grouped(layers: Layers, padded: tuple[int, int]) -> None:
         (Cache(0, KIB, window=256, in_flight=0), 10_000, (256 + BLOCK) * KIB),  # what left the window costs nothing
         (Cache(0, KIB, window=256, in_flight=512), 10_000, (768 + BLOCK) * KIB),  # but what is being computed does
         (Cache(KIB, KIB, window=256, in_flight=0), 1024, (1024 + 256 + BLOCK) * KIB),
+        (Cache(KIB, 0, block=512, state_bytes=9 * KIB), 1, (512 + 9) * KIB),  # a state, whatever the length
+        (Cache(0, 0, state_bytes=KIB), 1 << 20, KIB),
     ],
 )
 def test_what_one_request_takes(cache: Cache, tokens: int, expected: int) -> None:
@@ -44,6 +50,12 @@ def test_a_model_whose_every_layer_slides_has_no_longest_request() -> None:
     cache = Cache(0, KIB, window=256, in_flight=256)
     assert cache.holds(cache.size_for(1000)) == UNBOUNDED
     assert cache.holds(cache.size_for(256)) < 512
+
+
+def test_a_model_that_keeps_states_only_has_no_longest_request() -> None:
+    cache = Cache(0, 0, state_bytes=KIB)
+    assert (cache.holds(KIB), cache.holds(2 * KIB)) == (0, UNBOUNDED)  # one block stays empty
+    assert cache.tokens(11 * KIB, 4096) == 10 * 4096
 
 
 def test_a_model_without_a_cache_holds_nothing_and_needs_nothing() -> None:
@@ -57,6 +69,8 @@ caches = st.builds(
     sliding_bytes=st.sampled_from([0.0, 512.0, 65_536.0]),
     window=st.integers(1, 8192),
     in_flight=st.integers(0, 16_384),
+    block=st.sampled_from([BLOCK, 9 * BLOCK]),
+    state_bytes=st.sampled_from([0.0, 4096.0, 9_000_000.0]),
 )
 
 
@@ -64,9 +78,9 @@ caches = st.builds(
 def test_the_longest_request_fits_and_a_longer_one_does_not(cache: Cache, size: int) -> None:
     longest = cache.holds(size)
     assert longest >= 0
-    if cache.bytes_per_token and longest:
+    if cache.size_for(1) and longest:
         assert cache.size_for(longest) <= size
-    if cache.bytes_per_token and longest < UNBOUNDED:
+    if cache.size_for(1) and longest < UNBOUNDED:
         assert cache.size_for(longest + 1) > size
 
 

@@ -58,7 +58,6 @@ def test_the_tiny_model_is_what_it_is() -> None:
         ({"head_dim": 64}, Layers(full=4, values=256), True),
         ({"num_key_value_heads": None}, Layers(full=4, values=512), True),
         ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, Layers(full=4, values=576), False),
-        ({"layer_types": ["linear_attention", "full_attention"] * 2}, Layers(full=2, values=128), True),
         (
             {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 512},
             Layers(full=2, sliding=2, window=512, values=128),
@@ -81,6 +80,55 @@ def test_the_tiny_model_is_what_it_is() -> None:
 def test_what_the_cache_keeps(tmp_path: Path, changes: dict[str, Any], layers: Layers, divisible: bool) -> None:
     facts = read_checkpoint(make(tmp_path / "m", CONFIG | changes), "m")
     assert (facts.problem, facts.layers, facts.kv_divisible) == ("", layers, divisible)
+
+
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_d_conv": 4}
+MAMBA_STATE: dict[str, Any] = {"convolution": (512 + 2 * 16) * 3, "recurrent": 512 * 16}
+DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 64,
+         "linear_conv_kernel_dim": 4}  # fmt: skip
+DELTA_STATE: dict[str, Any] = {"convolution": (2 * 64 + 256) * 3, "recurrent": 256 * 32}
+ALONE = {"num_attention_heads": None, "state_size": 16, "conv_kernel": 4, "intermediate_size": 512}
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [
+        (MAMBA | {"layer_types": ["mamba", "attention"] * 2}, Layers(full=2, values=128, states=2, **MAMBA_STATE)),
+        (MAMBA | {"layer_types": ["linear_attention", "full_attention"] * 2, "mamba_d_head": "auto", "mamba_expand": 2},
+         Layers(full=2, values=128, states=2, **MAMBA_STATE)),  # Granite 4
+        (MAMBA, Layers(full=4, values=128, states=4, **MAMBA_STATE)),  # Falcon-H1: both in each
+        (MAMBA | {"layers_block_type": ["mamba", "hybrid", "mamba", "mamba"]},
+         Layers(full=1, values=128, states=4, **MAMBA_STATE)),  # Zamba 2
+        ({"model_type": "nemotron_h", "hybrid_override_pattern": "M-M*", "mamba_num_heads": 8, "mamba_head_dim": 64,
+          "ssm_state_size": 16, "n_groups": 1, "conv_kernel": 4, "expand": 9},
+         Layers(full=1, values=128, states=2, recurrent_dtype="float32", **MAMBA_STATE)),
+        ({"attn_layer_period": 4, "attn_layer_offset": 2, "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_expand": 2},
+         Layers(full=1, values=128, states=3, convolution=512 * 3, recurrent=512 * 16)),  # Jamba
+        (DELTA | {"full_attention_interval": 4}, Layers(full=1, values=128, states=3, **DELTA_STATE)),  # Qwen3-Next
+        (DELTA | {"layer_types": ["linear_attention", "full_attention"] * 2, "mamba_ssm_dtype": "float32"},
+         Layers(full=2, values=128, states=2, recurrent_dtype="float32", **DELTA_STATE)),  # Qwen3.5
+        ({"full_attn_idxs": [1], "conv_L_cache": 3}, Layers(full=1, values=128, states=3, convolution=2 * 256)),  # LFM2
+        ({"layer_types": ["linear_attention", "full_attention"] * 2},
+         Layers(full=2, values=128, states=2, convolution=9 * 256, recurrent=8 * 32 * 32)),
+        (ALONE, Layers(states=4, convolution=512 * 3, recurrent=512 * 16)),  # Mamba
+        (ALONE | {"num_heads": 8, "expand": 2, "n_groups": 1}, Layers(states=4, **MAMBA_STATE)),  # Mamba 2
+    ],
+)  # fmt: skip
+def test_what_a_state_is(tmp_path: Path, changes: dict[str, Any], layers: Layers) -> None:
+    facts = read_checkpoint(make(tmp_path / "m", CONFIG | changes), "m")
+    assert (facts.problem, facts.layers) == ("", layers)
+
+
+def test_the_decay_of_a_state_is_kept_in_full_precision(tmp_path: Path) -> None:
+    tensors = {
+        "a.A_log": {"dtype": "BF16", "shape": [8], "data_offsets": [0, 16]},
+        "b.A_log": {"dtype": "F32", "shape": [8], "data_offsets": [16, 48]},
+        "c.weight": {"dtype": "BF16", "shape": [8], "data_offsets": [48, 64]},
+    }
+    header = json.dumps(tensors).encode()
+    folder = make(tmp_path / "m", weights=False)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
+    assert read_checkpoint(folder, "m").weights_bytes == 64 + 16
 
 
 def test_the_inner_config_of_a_vision_model_counts(tmp_path: Path) -> None:

@@ -71,6 +71,26 @@ _STATE = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
+_MAMBA = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+}
+_GRANITE = _LOCAL_EXPERTS | _MAMBA | {
+    "num_hidden_layers": 4,
+    "layer_types": ["mamba", "attention"] * 2,
+    "shared_intermediate_size": 64,
+}  # fmt: skip
+_DELTA = {
+    "num_hidden_layers": 4,
+    "head_dim": 256,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
 
 
 class Architecture(NamedTuple):
@@ -134,6 +154,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gpt-oss": Architecture(
         "gpt_oss",
         _TEXT | _LOCAL_EXPERTS | {"sliding_window": 128, "layer_types": ["sliding_attention", "full_attention"]},
+        options={"tool_call_parser": "openai"},  # and not the one for the tokenizer that it borrows
     ),
     "olmo2": Architecture("olmo2", _TEXT),
     "gpt2": Architecture(
@@ -141,6 +162,45 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "deepseek-v2": Architecture("deepseek_v2", _LATENT),
     "mamba2": Architecture("mamba2", _STATE),
+    "granite-hybrid": Architecture("granitemoehybrid", _TEXT | _GRANITE),
+    "granite-mostly-states": Architecture(
+        "granitemoehybrid",
+        _TEXT
+        | _GRANITE
+        | {
+            "num_hidden_layers": 5,
+            "layer_types": ["mamba", "mamba", "attention", "mamba", "mamba"],
+            "mamba_d_state": 256,  # larger than a block of tokens
+        },
+    ),
+    "granite-uncached": Architecture("granitemoehybrid", _TEXT | _GRANITE, options={"enable_prefix_caching": False}),
+    "falcon-h1": Architecture("falcon_h1", _TEXT | _MAMBA | {"mamba_d_ssm": 128}),
+    "nemotron-h": Architecture(
+        "nemotron_h",
+        _TEXT
+        | {
+            "layers_block_type": ["mamba", "mlp", "mamba", "attention"],
+            "num_hidden_layers": 4,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 32,
+            "ssm_state_size": 16,
+            "n_groups": 1,
+        },
+    ),
+    "jamba": Architecture(
+        "jamba",
+        _TEXT
+        | {
+            "num_hidden_layers": 4,
+            "attn_layer_period": 4,
+            "attn_layer_offset": 2,
+            "num_experts": 4,
+            "mamba_d_state": 16,
+            "mamba_dt_rank": 4,
+            "use_mamba_kernels": False,
+        },
+    ),
+    "qwen3-next": Architecture("qwen3_next", _TEXT | _EXPERTS | _DELTA | {"shared_expert_intermediate_size": 64}),
     "qwen3-embedding": Architecture("qwen3", _TEXT, options={"runner": "pooling", "convert": "embed"}),
     "qwen3-classifier": Architecture("qwen3", _TEXT | {"num_labels": 1}, "AutoModelForSequenceClassification"),
     "bert-embedding": Architecture("bert", _BERT, "AutoModel"),

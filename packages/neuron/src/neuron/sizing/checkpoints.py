@@ -15,13 +15,14 @@ from typing import Any
 from msgspec import Struct
 
 from neuron.sizing.cache import Layers
+from neuron.sizing.layers import integer, read_layers
 
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 JSON_LIMIT = 50_000_000  # bytes of config.json or of an index
 FOLDER_LIMIT = 1000  # checkpoints listed; a model folder is no archive
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+DECAY = ".A_log"  # of a state: engines keep these few numbers in full precision
 CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
-ENCODERS = frozenset({"bert", "roberta", "xlm-roberta", "modernbert", "distilbert", "nomic_bert", "new"})
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     architecture: str = ""
     weights_bytes: int = 0
     context: int = 0  # tokens; 0: the checkpoint does not say
-    layers: Layers = Layers()  # that keep something for each token
+    layers: Layers = Layers()  # that keep something
     kv_divisible: bool = True  # whether tensor parallel splits the cache (MLA's is copied)
     kv_heads: int = 1
     dtype: str = ""
@@ -126,7 +127,7 @@ def _read(folder: Path, name: str) -> Facts:
     architectures = config.get("architectures")
     if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
         raise Unusable("config.json names no architecture")
-    layers, divisible, heads = _layers(text)
+    layers, divisible, heads = read_layers(text)
     quantization = config.get("quantization_config") or text.get("quantization_config") or {}
     return Facts(
         name=name,
@@ -144,9 +145,9 @@ def _read(folder: Path, name: str) -> Facts:
 
 def _context(folder: Path, text: dict[str, Any]) -> int:
     """What it was made for; sentence encoders say less in a file of their own, and engines go by that."""
-    context = _integer(text, "max_position_embeddings") or _integer(text, "n_positions")
+    context = integer(text, "max_position_embeddings", "n_positions")
     sentences = folder / "sentence_bert_config.json"
-    most = _integer(_json(sentences), "max_seq_length") if sentences.is_file() else 0
+    most = integer(_json(sentences), "max_seq_length") if sentences.is_file() else 0
     return min(context, most) if context and most else context or most
 
 
@@ -181,49 +182,20 @@ def _weights_bytes(shard: Path) -> int:
             raise Unusable(f"{shard.name} is truncated or no safetensors file")
         try:
             header = json.loads(file.read(length))
-            end = max((int(t["data_offsets"][1]) for n, t in header.items() if n != "__metadata__"), default=0)
+            tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+            end = max((int(tensor["data_offsets"][1]) for tensor in tensors.values()), default=0)
+            widened = sum(_widened(tensor) for name, tensor in tensors.items() if name.endswith(DECAY))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise Unusable(f"{shard.name} has a broken header") from error
     if end < 0 or 8 + length + end > size:
         raise Unusable(f"{shard.name} is truncated: {size} bytes, and its header speaks of {8 + length + end}")
-    return end
+    return end + widened
 
 
-def _layers(config: dict[str, Any]) -> tuple[Layers, bool, int]:
-    """The layers that keep something for each token, whether tensor parallel divides it, and among how many heads.
-
-    Layers with a constant state (linear attention, Mamba) keep nothing per token.
-    """
-    count = _integer(config, "num_hidden_layers") or _integer(config, "n_layer")
-    if rank := _integer(config, "kv_lora_rank"):
-        return Layers(full=count, values=rank + _integer(config, "qk_rope_head_dim")), False, 1
-    heads = _integer(config, "num_attention_heads") or _integer(config, "n_head")
-    if not heads or _is_encoder(config):
-        return Layers(), True, 1
-    kinds = config.get("layer_types")
-    if isinstance(kinds, list):
-        names = [str(kind) for kind in kinds if "attention" in str(kind) and "linear" not in str(kind)]
-    else:
-        names = ["sliding" if config.get("use_sliding_window") is not False else ""] * count
-    window = _integer(config, "sliding_window") or _integer(config, "attention_chunk_size")
-    sliding = sum("sliding" in name or "chunked" in name for name in names) if window else 0
-    kv_heads = _integer(config, "num_key_value_heads") or heads
-    width = _integer(config, "hidden_size") or _integer(config, "n_embd")
-    head_dim = _integer(config, "head_dim") or width // heads
-    layers = Layers(
-        full=len(names) - sliding, sliding=sliding, window=window if sliding else 0, values=2 * kv_heads * head_dim
-    )
-    return layers, True, kv_heads
-
-
-def _is_encoder(config: dict[str, Any]) -> bool:
-    """Whether it reads a text once and whole, and so caches nothing."""
-    return config.get("model_type") in ENCODERS and config.get("is_decoder") is not True
-
-
-def _integer(config: dict[str, Any], key: str) -> int:
-    value = config.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def _widened(tensor: dict[str, Any]) -> int:
+    """What half precision takes more of when it is computed with in full."""
+    begin, end = tensor["data_offsets"]
+    return int(end) - int(begin) if tensor.get("dtype") in ("BF16", "F16") else 0
 
 
 def _json(path: Path) -> dict[str, Any]:

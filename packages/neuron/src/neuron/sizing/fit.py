@@ -6,13 +6,14 @@ load has shown it; the KV cache is what one long request or several short ones n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from cortex_core.fleet import MEBIBYTE, Checkpoint, Device, Known, Profile, Share
-from neuron.sizing.cache import BATCH, BATCHES, Cache
+from neuron.sizing.cache import BATCH, BATCHES, BLOCK, STATES, UNBOUNDED, Cache, Layers
 from neuron.sizing.checkpoints import Facts
 
 OVERHEAD_MB = {"cpu": 350, "cuda": 1100}
@@ -20,6 +21,7 @@ OVERHEAD_MB = {"cpu": 350, "cuda": 1100}
 KV_TOKENS_LEAST = 16_384  # of a cache that is not told its size: several short requests
 KV_TOKENS_MOST = 32_768  # one long request; a longer context is a wish that the profile must state
 CONTEXT_LEAST = 2_048  # tokens; a placement that can hold less of a longer context is not worth a load
+STATES_LEAST = 4  # requests that each have room for a state
 TYPICAL_TOKENS = 4_096  # of a request, to turn a cache's size into a number of requests
 IN_FLIGHT_MOST = 256
 KV_DTYPE_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
@@ -106,27 +108,37 @@ def _wished_bytes(cache: Cache, context: int, profile: Profile) -> float:
     if profile.limit.context:
         return cache.size_for(context)
     longest = min(context, KV_TOKENS_MOST) or KV_TOKENS_LEAST
-    return cache.size_for(longest) * max(1, -(-KV_TOKENS_LEAST // longest))
+    return cache.size_for(longest) * max(1, -(-KV_TOKENS_LEAST // longest)) + cache.state_bytes * (STATES_LEAST - 1)
 
 
 def cache_of(facts: Facts, engine: Mapping[str, Any], kind: str = "cpu", spread: int = 1) -> Cache:
     """Of each device. A cache of few heads is copied where it cannot be divided further."""
-    wish = str(engine.get("kv_cache_dtype", "auto"))
-    if wish in KV_DTYPE_BYTES:
-        width = KV_DTYPE_BYTES[wish]
-    else:
-        width = 4.0 if str(engine.get("dtype", "auto")) in {"float32", "float"} else 2.0
-    parts = min(spread, facts.kv_heads) if facts.kv_divisible else 1
-    value_bytes = facts.layers.values * width / parts
-    full, sliding = facts.layers.padded()
+    layers = facts.layers
+    wide = str(engine.get("dtype", "auto")) in {"float32", "float"}
+    value_bytes = KV_DTYPE_BYTES.get(str(engine.get("kv_cache_dtype", "auto")), 4.0 if wide else 2.0)
+    value_bytes *= layers.values / (min(spread, facts.kv_heads) if facts.kv_divisible else 1)
+    page_bytes = _state_bytes(layers, engine, kind, wide) / spread
+    block = BLOCK * max(1, math.ceil(page_bytes / (BLOCK * value_bytes))) if value_bytes else BLOCK
+    full, sliding, states = layers.padded()
+    prefixes = engine.get("enable_prefix_caching", bool(value_bytes))
     wanted = engine.get("max_num_batched_tokens")
     batch = wanted if isinstance(wanted, int) and wanted > 0 else BATCH.get(kind, BATCH["cuda"])
     return Cache(
         full_bytes=full * value_bytes,
         sliding_bytes=sliding * value_bytes,
-        window=facts.layers.window,
+        window=layers.window,
         in_flight=batch * BATCHES.get(kind, BATCHES["cuda"]),
+        block=block,
+        state_bytes=states * (block * value_bytes or page_bytes) * (STATES if prefixes else 1),
     )
+
+
+def _state_bytes(layers: Layers, engine: Mapping[str, Any], kind: str, wide: bool) -> float:
+    """The state that one layer keeps for a request."""
+    usual = 4.0 if wide or kind == "cpu" else 2.0  # which CPU kernels widen
+    asked = str(engine.get("mamba_ssm_cache_dtype", "auto"))
+    recurrent_bytes = KV_DTYPE_BYTES.get(layers.recurrent_dtype if asked == "auto" else asked, usual)
+    return layers.convolution * (4.0 if wide else 2.0) + layers.recurrent * max(recurrent_bytes, usual)
 
 
 def fit(
@@ -215,8 +227,8 @@ def _fitted(wanted: Need, shares: tuple[Share, ...]) -> Fit:
     """KV cache is what the smallest share leaves; the context is what that cache can hold."""
     kv_mb = min(share.memory_mb for share in shares) - wanted.weights_mb - wanted.overhead_mb
     context = wanted.context
-    if wanted.cache.bytes_per_token:
-        holds = wanted.cache.holds(kv_mb * MEBIBYTE)
+    holds = wanted.cache.holds(kv_mb * MEBIBYTE)
+    if wanted.cache.bytes_per_token and holds < UNBOUNDED:
         context = min(context, holds) if context else holds
     return Fit(shares=shares, kv_cache_mb=kv_mb, context=context, overhead_mb=wanted.overhead_mb)
 
