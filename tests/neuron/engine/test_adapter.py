@@ -183,6 +183,7 @@ def test_every_option_of_startup_is_one_of_the_engine() -> None:
 @pytest.mark.parametrize(
     ("template", "parser"),
     [
+        ("{{ '<|channel|>analysis' }}", "openai"),
         ("{{ '<tool_call>' }}", "hermes"),
         ("{{ '<tool_call><function=' }}", "qwen3_coder"),
         ("{{ '[TOOL_CALLS]' }}", "mistral"),

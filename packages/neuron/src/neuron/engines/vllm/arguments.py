@@ -26,6 +26,7 @@ _OURS = {  # options that the placement or the daemon decides
 }  # fmt: skip
 
 _TOOL_PARSERS = (  # what a chat template says -> the parser for it; the first that is found
+    ("<|channel|>analysis", "openai"),
     ("<function=", "qwen3_coder"),
     ("<tool_call>", "hermes"),
     ("[TOOL_CALLS]", "mistral"),
