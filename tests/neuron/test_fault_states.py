@@ -127,7 +127,7 @@ def failed(scope: str = "model") -> Callable[[Report], bool]:
 
 FAULTS = {
     "its engine dies and comes back": Fault(dies, "started again: the prompt", State.LOADING, sim={"load_s": 3.0}),
-    "its engine dies again": Fault(dies_twice, "the prompt", State.RECOVERING, seen=failed()),
+    "its engine dies again": Fault(dies_twice, "the prompt", State.RECOVERING, seen=failed("device")),
     "its engine hangs": Fault(hangs, "no token for", State.READY, {"stall_s": 60.0}),
     "its engine hangs and is ended": Fault(
         hangs, "started again: it hangs", State.LOADING, {"stall_s": 0.5}, {"load_s": 3.0}

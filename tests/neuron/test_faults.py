@@ -84,8 +84,30 @@ async def test_goal_R28_an_engine_that_hangs_is_found_ended_and_started_again(sh
         assert streamed.result()[2] is False
         assert waiting.result()[0] == 502
         assert STALL_S <= told_s < STALL_S + 4  # a tick, and room for a busy machine
-        again = await subject.until_state(SIM_MODELS[0], "ready")
+        again = await subject.until_state(SIM_MODELS[0], "ready", version=replica.version + 1)
         assert (await subject.ask(again)).status == 200
+
+
+async def test_an_engine_that_goes_on_without_its_requests_is_not_started_again(short_path: Path) -> None:
+    async with neuron(short_path, stall_s=STALL_S) as subject:
+        replica = await subject.load(SIM_MODELS[0])
+        async with asyncio.TaskGroup() as group:
+            stalls = group.create_task(ask(subject, replica, "!stall", stream=True))
+            waits = group.create_task(ask(subject, replica, "hello", stream=False))
+        assert stalls.result()[2] is False
+        assert waits.result()[0] == 502
+        assert b"it hangs: no token for" in waits.result()[1]
+
+        async def again() -> bool:
+            return (await subject.ask(replica)).status == 200
+
+        await until_async(again, timeout_s=3)
+        found = await subject.replica(SIM_MODELS[0])
+        assert found is not None
+        assert found.version == replica.version
+        await ask(subject, replica, "!stall", stream=True)
+        restarted = await subject.until_state(SIM_MODELS[0], "ready", version=replica.version + 1)
+        assert restarted.id == replica.id  # once is no cure
 
 
 async def test_a_slow_engine_is_not_taken_for_hung(short_path: Path) -> None:

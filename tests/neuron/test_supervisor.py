@@ -29,7 +29,7 @@ from neuron.supervisor.operations import Running
 from neuron.supervisor.refusals import Refused
 from neuron.supervisor.resident import TURN_LEAST_S, Resident
 from neuron.supervisor.start import STALL_S
-from tests.neuron.fleet_of_one import World, in_virtual_time
+from tests.neuron.fleet_of_one import MemoryEngine, World, in_virtual_time
 
 SIZES = {"a": 300, "b": 500, "c": 700, "d": 900, "e": 1400}
 
@@ -164,6 +164,32 @@ def test_an_engine_that_dies_is_started_again_at_once_and_then_ever_more_slowly(
         assert "killed again" in failure.message
 
     in_virtual_time(tmp_path, scene)
+
+
+def test_an_engine_that_dies_again_is_started_where_else_there_is_room(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        async def dies(resident: Resident) -> None:
+            assert isinstance(resident.engine, MemoryEngine)
+            resident.engine.end(Ended(clean=False, reason="killed"))
+            await reached(resident, State.RECOVERING)
+
+        resident = await loaded(world, "c", placement=(Share("cuda:0", 700),))
+        other = await loaded(world, "d", placement=(Share("cuda:1", 900),))
+        for _ in range(2):
+            await dies(resident)
+            await reached(resident, State.READY)
+            assert resident.devices == ("cuda:0",)
+        world.supervisor.unload(UnloadRequest(replica=other.id))
+        await reached(other, State.ABSENT)
+        await dies(resident)
+        await asyncio.sleep(1)
+        [failure] = world.learned.failures()
+        assert (failure.code, failure.scope) == ("engine_died", "device")  # so another neuron may try
+        await reached(resident, State.READY)
+        assert resident.devices == ("cuda:1",)
+        assert world.replicas.free_mb() == {"cuda:0": 1000, "cuda:1": 800}
+
+    in_virtual_time(tmp_path, scene, turn_guard_s=0.0)
 
 
 def test_an_engine_that_served_long_is_started_again_at_once(tmp_path: Path) -> None:

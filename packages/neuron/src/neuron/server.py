@@ -128,7 +128,7 @@ class Daemon:
         self.standing = Standing(parts, self.replicas, self.supervisor)
         self.reports = Reports(parts, self.replicas, self.standing)
         self.telemetry = Telemetry(self.host, self.replicas)
-        self.watchdog = Watchdog(self.replicas, keeper, config.engine.stall_s, clock)
+        self.watchdog = Watchdog(parts, self.replicas, keeper)
         relay = Relay(parts, self.replicas)
         api = Api(
             reports=self.reports,

@@ -7,6 +7,7 @@ for whoever wants to see what then happens:
 
     !error  answers 500          !die   the engine ends after the first token
     !hang   stops for ever after the first token, in this and every other request, and serves nothing any more
+    !stall  likewise, but the engine answers, and goes on when this request is aborted
 """
 
 from __future__ import annotations
@@ -108,6 +109,9 @@ class SimEngine:
         self._server: Server | None = None
         self._active: set[Send] = set()  # of requests under way
         self._hung = False
+        self._stalled: set[asyncio.Task[None] | None] = set()  # requests that keep all others from going on
+        self._goes = asyncio.Event()
+        self._goes.set()
         self._requests = 0
         self._generated = 0
         self._facts = Facts(
@@ -196,8 +200,12 @@ class SimEngine:
 
     def _metrics(self) -> bytes:
         label = f'{{model_name="{self._spec.model}"}}'
-        counters = {"sim:requests_total": self._requests, "sim:generation_tokens_total": self._generated}
-        return "".join(f"{name}{label} {value}\n" for name, value in counters.items()).encode()
+        figures = {
+            "sim:num_requests_running": len(self._active),
+            "sim:requests_total": self._requests,
+            "sim:generation_tokens_total": self._generated,
+        }
+        return "".join(f"{name}{label} {value}\n" for name, value in figures.items()).encode()
 
     async def _complete(self, request: Request, send: Send) -> None:
         body = await request.body()
@@ -245,9 +253,23 @@ class SimEngine:
             self.die("the prompt asked for it")
         if index == 1 and "!hang" in prompt:
             self.hang()
+        if index == 1 and "!stall" in prompt:
+            await self._stall()
+        await self._goes.wait()
         if self._hung or self._end.done():
             await asyncio.get_running_loop().create_future()
         self._generated += 1
+
+    async def _stall(self) -> None:
+        me = asyncio.current_task()
+        self._stalled.add(me)
+        self._goes.clear()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._stalled.discard(me)
+            if not self._stalled:
+                self._goes.set()
 
     async def _refuse(self, send: Send, status: int, message: str) -> None:
         kind = "BadRequestError" if status < 500 else "InternalServerError"

@@ -18,12 +18,14 @@ from neuron.supervisor.parts import Parts
 from neuron.supervisor.refusals import Refused
 from neuron.supervisor.replicas import Replicas
 from neuron.supervisor.resident import Resident
+from neuron.supervisor.room import Room
 from neuron.supervisor.start import Start
 
 log = logging.getLogger(__name__)
 
 STABLE_S = 60.0  # an engine that was ready for so long did not die of its start
 STRIKES_MOST = 6  # engines that died one after another, before the replica is given up
+MOVES_AT = 2  # engines that died one after another: the next one starts on other devices, if there is room
 REVIVE_S = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)  # before the first, second, ... start of such a row
 SLEEP_S = 60.0  # for weights to go to host memory
 WAKE_S = 120.0  # for weights to come back, from a disk at level 2
@@ -40,6 +42,7 @@ class EngineKeeper:
         self._hub = parts.hub
         self._clock = parts.clock
         self._replicas = replicas
+        self._room = Room(parts, replicas)
 
     async def start(self, resident: Resident, tell: Callable[[str, float], None] = lambda *_: None) -> None:
         """Start its engine and open its gate.
@@ -242,6 +245,21 @@ class EngineKeeper:
             self.reopen(victim)
         self._replicas.publish(resident)
 
+    def abort(self, resident: Resident, reason: str) -> Client:
+        """End all its requests, and let nobody in; the connection to the engine is a new one."""
+        assert resident.engine is not None
+        resident.reason = reason
+        resident.gate.close(Refused("loading", f"{resident.model} does not answer: {reason}", retry_in_s=1.0))
+        self.cut(resident)
+        client = resident.client = Client(f"unix:{resident.engine.socket}")
+        return client
+
+    def go_on(self, resident: Resident) -> None:
+        """After `abort`: it answers again."""
+        resident.reason, resident.progressed_at = "", self._clock()
+        if resident.state is State.READY:
+            self._open_gate(resident)
+
     # Its engine's death, and what follows
 
     def died(self, resident: Resident, reason: str) -> None:
@@ -265,7 +283,7 @@ class EngineKeeper:
         if resident.engine is not None:
             await resident.engine.kill()
         self._forget_engine(resident)
-        error = EngineFailed("serving", resident.reason, "model")
+        error = EngineFailed("serving", resident.reason, "device")  # it did serve: another place may be better
         while resident.strikes <= STRIKES_MOST:
             delay_s = REVIVE_S[resident.strikes - 1]
             if delay_s:
@@ -275,6 +293,8 @@ class EngineKeeper:
             if resident.claimed_by is not None:  # it is let go meanwhile; if it stays after all, it is revived then
                 resident.work = None
                 return
+            if resident.strikes >= MOVES_AT and (fitted := self._room.elsewhere(resident)) is not None:
+                self._replicas.move(resident, fitted)
             resident.advance(Event.LOAD, resident.reason)
             resident.gate.close(Refused("loading", f"{resident.model} is being started again", retry_in_s=1.0))
             self._replicas.publish(resident)

@@ -160,6 +160,19 @@ class Replicas:
             self.close_gate(victim, f"it makes room for {resident.model}")
             self.publish(victim)
 
+    def move(self, resident: Resident, fitted: Fit) -> None:
+        """Give it other devices. Nothing of it runs on those it had."""
+        assert resident.spec is not None
+        resident.shares = fitted.shares
+        resident.context = fitted.context
+        resident.spec = structs.replace(
+            resident.spec,
+            devices=resident.devices,
+            memory_mb=min(share.memory_mb for share in fitted.shares),
+            kv_cache_mb=fitted.kv_cache_mb,
+            context=fitted.context,
+        )
+
     def drop(self, resident: Resident) -> list[Resident]:
         """It is gone: out of the list. Returns who was promised to it, and stays after all."""
         self._residents.pop(resident.id, None)

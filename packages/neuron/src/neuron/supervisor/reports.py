@@ -142,6 +142,8 @@ class Reports:
             problem = f"no progress of its load for {since_s:.0f} s, in {resident.phase}"
         elif resident.strikes and resident.state in (State.RECOVERING, State.LOADING):
             problem = f"it is being started again: {resident.died_of}"
+        elif resident.state is State.READY:
+            problem = resident.reason  # it hung, and it is not known yet whether it goes on
         return ReplicaHealth(
             id=resident.id,
             model=resident.model,

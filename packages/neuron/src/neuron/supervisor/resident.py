@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from cortex_core.fleet import HOLDS_MEMORY, MEBIBYTE, ModelFacts, Profile, Replica, Share, State
@@ -61,6 +62,7 @@ class Resident:
         self.ready_at = now
         self.idle_since = now
         self.progressed_at = now  # when its engine last gave a sign of progress
+        self.aborted_at = -math.inf  # when its requests were last aborted, for it hung
         self.served = False  # whether a request of it has ended
         self.committed = False  # a victim of its load is gone: the load cannot be called off any more
         self.refused: Refused | None = None  # how its load ended, if not well

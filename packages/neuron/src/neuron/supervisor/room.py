@@ -57,13 +57,9 @@ class Room:
 
     def fit(self, profile: Profile, checkpoint: Checkpoint, request: LoadRequest, victims: Sequence[Resident]) -> Fit:
         """Its placement, with the victims gone."""
-        known = self._learned.known(profile.id, profile.digest, self._host.kind)
         free = self._free_without(victims)
         devices = self._host.devices(self._replicas.held_mb())
-        if self._host.simulated and not checkpoint.architecture:
-            # Without a checkpoint a simulated model needs what is written, and no more.
-            profile = structs.replace(profile, vram_mb=profile.vram_mb or self._config.engine.sim.weights_mb)
-            known = Known(model=profile.id, digest=profile.digest, device_kind=self._host.kind, overhead_mb=1)
+        profile, known = self._wanted(profile, checkpoint)
         try:
             fitted = fit(checkpoint, profile, devices, free, placement=request.placement, known=known)
             hopeless = isinstance(fitted, Need) and isinstance(
@@ -80,6 +76,24 @@ class Room:
                 raise Refused("model_cannot_fit", text, need_mb=fitted.memory_mb, free_mb=max(0, *free.values()))
             raise self._too_little(profile.id, fitted.memory_mb, max(0, *free.values()))
         return fitted
+
+    def elsewhere(self, resident: Resident) -> Fit | None:
+        """Where else a replica has room now, on none of its devices and with nobody gone."""
+        profile, known = self._wanted(resident.profile, resident.checkpoint)
+        held = self._replicas.held_mb()
+        others = [device for device in self._host.devices(held) if device.id not in resident.devices]
+        try:
+            fitted = fit(resident.checkpoint, profile, others, self._replicas.free_mb(), known=known)
+        except CannotFit:
+            return None
+        return fitted if isinstance(fitted, Fit) else None
+
+    def _wanted(self, profile: Profile, checkpoint: Checkpoint) -> tuple[Profile, Known | None]:
+        if not self._host.simulated or checkpoint.architecture:
+            return profile, self._learned.known(profile.id, profile.digest, self._host.kind)
+        # Without a checkpoint a simulated model needs what is written, and no more.
+        known = Known(model=profile.id, digest=profile.digest, device_kind=self._host.kind, overhead_mb=1)
+        return structs.replace(profile, vram_mb=profile.vram_mb or self._config.engine.sim.weights_mb), known
 
     def check_wake(self, resident: Resident, victims: Sequence[Resident]) -> None:
         """Whether a sleeping replica can have its memory again, with the victims gone."""
