@@ -45,6 +45,10 @@ def identify() -> tuple[str, str]:
     return "1.0", "cpu"
 
 
+def families() -> tuple[str, ...]:
+    return ()
+
+
 def dirt() -> str:
     return ""
 

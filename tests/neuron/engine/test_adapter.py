@@ -38,11 +38,17 @@ ASSUMED = [
     ("vllm.v1.executor.multiproc_executor", "WorkerProc.worker_main"),
     ("vllm.v1.executor.uniproc_executor", "UniProcExecutor"),
     ("vllm.v1.worker.worker_base", "WorkerWrapperBase.init_worker"),
+    ("vllm.logger", "configure_logging_if_needed"),
     ("vllm.model_executor.models.registry", "_run_in_subprocess"),
+    ("vllm.model_executor.models.registry", "_ModelRegistry.get_supported_archs"),
     ("vllm.model_executor.model_loader.default_loader", "DefaultModelLoader.get_all_weights"),
     ("vllm.model_executor.model_loader.default_loader", "DefaultModelLoader.load_weights"),
 ]
-CALLED_BY_NAME = ["vllm.v1.engine.utils", "vllm.v1.executor.multiproc_executor"]  # where get_mp_context is replaced
+CALLED_BY_NAME = [  # and replaced where it is called
+    ("vllm.v1.engine.utils", "get_mp_context"),
+    ("vllm.v1.executor.multiproc_executor", "get_mp_context"),
+    ("vllm.transformers_utils.config", "with_retry"),
+]
 
 
 @cache
@@ -67,10 +73,10 @@ def test_what_is_hooked_or_called_is_there(module: str, name: str) -> None:
     assert defined(source(module), name)
 
 
-@pytest.mark.parametrize("module", CALLED_BY_NAME)
-def test_the_start_method_is_asked_for_by_a_name_that_can_be_replaced(module: str) -> None:
+@pytest.mark.parametrize(("module", "name"), CALLED_BY_NAME)
+def test_what_is_replaced_is_called_by_a_name_that_can_be(module: str, name: str) -> None:
     calls = [node.func for node in ast.walk(source(module)) if isinstance(node, ast.Call)]
-    assert any(isinstance(function, ast.Name) and function.id == "get_mp_context" for function in calls)
+    assert any(isinstance(function, ast.Name) and function.id == name for function in calls)
 
 
 def test_a_request_state_counts_what_usage_is_made_of() -> None:

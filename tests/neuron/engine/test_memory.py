@@ -35,6 +35,7 @@ async def test_the_estimate_is_the_engines_truth(tiny: Tiny, checkpoints: dict[s
     engine = await tiny.load(name, checkpoint=facts.path, context=0, kv_cache_mb=KV_MB, options=options)
     truth = engine.facts
     await engine.close(5)
+    assert tiny.owner.knows(facts.architecture)
     expected = cache_of(facts, options).tokens(KV_MB * MEBIBYTE, truth.context)
     print(f"{name}: weights {facts.weights_bytes} of {truth.weights_bytes}, KV {expected} of {truth.kv_tokens} tokens")  # noqa: T201
     assert truth.context == facts.context or not facts.context

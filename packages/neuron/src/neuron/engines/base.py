@@ -6,6 +6,7 @@ computes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,12 @@ from cortex_core.fleet import ModelFacts, Startup
 PHASES = ("fork", "config", "engine", "device", "weights", "profile", "kv_cache", "warmup", "serving")
 """Of a load, in order."""
 SLEEP_OPTION = "enable_sleep_mode"  # of a profile's engine, as vLLM calls it: it can sleep
+_TASK = re.compile(r"(For[A-Z]\w*|(LMHead|Chat|Embedding|Classification|Reward)?Model)$")
+
+
+def family(architecture: str) -> str:
+    """An architecture without what it is used for: an engine that knows one of a family makes the others of it."""
+    return _TASK.sub("", architecture)
 
 
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):

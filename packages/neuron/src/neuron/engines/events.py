@@ -100,6 +100,8 @@ class _Failures:
 
 def words(error: BaseException) -> str:
     """An exception as one message: the text alone where that is written for people."""
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):  # pydantic's, with much around it
+        return "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
     text = str(error).strip()
     return text if isinstance(error, _PLAIN) and text else f"{type(error).__name__}: {text}"
 

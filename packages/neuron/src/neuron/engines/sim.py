@@ -84,6 +84,9 @@ class SimOwner:
         finally:
             self._engines.discard(engine)
 
+    def knows(self, _architecture: str) -> bool:
+        return True
+
     def describe(self) -> dict[str, Any]:
         return {"engine": "sim", "simulated": True, "state": "closed" if self._closed.is_set() else "ready"}
 

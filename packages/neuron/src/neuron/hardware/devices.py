@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuron.engines.base import EngineFailed, Finished, LoadSpec, Progress
+from neuron.engines.base import EngineFailed, Finished, LoadSpec, Progress, family
 from neuron.engines.events import sockets_folder
 from neuron.engines.hosted import HostedEngine
 from neuron.zygote import wire
@@ -61,6 +61,7 @@ class DeviceOwner:
         self._changed = asyncio.Event()  # set at each change of the zygote, then replaced
         self._resting = ""  # why there is no zygote, while one more start would fail the same way
         self._ready: wire.Ready | None = None
+        self._families: frozenset[str] = frozenset()
         self._restarts = 0
 
     # The zygote
@@ -114,6 +115,7 @@ class DeviceOwner:
         match report:
             case wire.Ready():
                 self._ready = report
+                self._families = frozenset(report.families)
             case wire.Forked() if report.replica in self._engines:
                 self._engines[report.replica].forked(report.pid)
             case wire.Exited() if report.replica in self._engines:
@@ -163,6 +165,10 @@ class DeviceOwner:
         if self._closed.is_set():
             raise EngineFailed("fork", _CLOSED, "neuron")
         return zygote
+
+    def knows(self, architecture: str) -> bool:
+        """Whether its engine may be able to load it. Until it is ready nobody can tell."""
+        return not self._families or family(architecture) in self._families
 
     def describe(self) -> dict[str, Any]:
         """`state`: starting, ready, failed or closed; `detail` in words."""

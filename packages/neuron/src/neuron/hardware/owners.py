@@ -26,6 +26,7 @@ class Owner(Protocol):
         self, spec: LoadSpec, on_progress: Callable[[Progress], None], on_finished: Callable[[Finished], None]
     ) -> Engine: ...
     def describe(self) -> dict[str, Any]: ...
+    def knows(self, architecture: str, /) -> bool: ...
     async def close(self, grace_s: float = 0.0) -> None: ...
 
 
@@ -69,6 +70,12 @@ class Owners:
     ) -> Engine:
         """As `EngineOwner.load`, on the owner of the devices that the spec names. Within their `turn`."""
         return await self._owner(spec.devices).load(spec, on_progress, on_finished)
+
+    def unknown(self, architecture: str) -> str:
+        """Why no engine here could load it; empty: one may."""
+        if not architecture or all(owner.knows(architecture) for owner in self._owners.values()):
+            return ""
+        return f"{self._config.engine.kind} {self._installed.version} does not know the architecture {architecture}"
 
     def describe(self) -> tuple[EngineInfo, ...]:
         simulated = self._config.engine.kind == "sim"

@@ -6,10 +6,13 @@ import os
 import platform
 import socket
 
+from msgspec import structs
+
 from cortex_core.fleet import Checkpoint, Device, State
 from cortex_core.neuron_api import Discovery, Gauges, Health, ReplicaHealth, Report, Version
 from neuron.build import build
 from neuron.hardware.probe import rss_mb
+from neuron.sizing.checkpoints import Facts
 from neuron.sizing.fit import as_checkpoint
 from neuron.supervisor.parts import Parts
 from neuron.supervisor.replicas import Replicas
@@ -125,8 +128,11 @@ class Reports:
         return self._host.devices(self._replicas.held_mb())
 
     def _checkpoints(self) -> tuple[Checkpoint, ...]:
-        kind = self._host.kind
-        return tuple(as_checkpoint(facts, kind) for facts in self._host.checkpoints.values())
+        return tuple(self._checkpoint(facts) for facts in self._host.checkpoints.values())
+
+    def _checkpoint(self, facts: Facts) -> Checkpoint:
+        problem = facts.problem or self._owners.unknown(facts.architecture)
+        return as_checkpoint(structs.replace(facts, problem=problem), self._host.kind)
 
     def _replica_health(self) -> list[ReplicaHealth]:
         return [self._health_of(resident) for resident in self._replicas]

@@ -25,14 +25,16 @@ class Room:
     def __init__(self, parts: Parts, replicas: Replicas) -> None:
         self._config = parts.config
         self._host = parts.host
+        self._owners = parts.owners
         self._learned = parts.learned
         self._replicas = replicas
 
     def checkpoint(self, profile: Profile) -> Checkpoint:
         name = profile.source or profile.id
         found = self._host.checkpoints.get(name)
-        if found is not None and found.problem:
-            raise Refused("bad_request", f"{name} cannot be served: {found.problem}", field="profile.source")
+        problem = found and (found.problem or self._owners.unknown(found.architecture))
+        if problem:
+            raise Refused("bad_request", f"{name} cannot be served: {problem}", field="profile.source")
         if found is not None:
             return found
         if not self._host.simulated:

@@ -42,6 +42,9 @@ class Program(Protocol):
     def identify(self) -> tuple[str, str]:
         """Version and platform of the engine."""
 
+    def families(self) -> tuple[str, ...]:
+        """Families of architectures that the engine knows; none: it cannot tell."""
+
     def dirt(self) -> str:
         """Why a fork of this process would not be sound, as far as only the engine can know; else nothing."""
 
@@ -68,6 +71,7 @@ def serve(fd: int, parent: int, setup: wire.Setup, no_fork: str = "") -> NoRetur
         program = load_program(setup)
         problems = () if no_fork else _preload(program, sock)
         version, platform = program.identify()
+        families = program.families()
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         wire.send(sock, wire.Unusable(f"{setup.module} cannot be imported: {type(error).__name__}: {error}"[:4000]))
         raise
@@ -78,7 +82,7 @@ def serve(fd: int, parent: int, setup: wire.Setup, no_fork: str = "") -> NoRetur
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the pages that all engines share
     seconds = round(time.monotonic() - begin, 3)
-    ready = wire.Ready(program.ENGINE, version, platform, seconds, not no_fork, no_fork, tuple(problems))
+    ready = wire.Ready(program.ENGINE, version, platform, seconds, not no_fork, no_fork, tuple(problems), families)
     wire.send(sock, ready)
     Server(sock, setup, program, fork=not no_fork).run()
 

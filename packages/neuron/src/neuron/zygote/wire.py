@@ -52,6 +52,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     forks: bool  # False: every load starts a fresh interpreter
     reason: str = ""  # why it does not fork
     problems: tuple[str, ...] = ()  # what could not be imported beforehand; loads work without
+    families: tuple[str, ...] = ()  # of architectures that the engine knows; empty: it does not say
 
 
 class Unusable(msgspec.Struct, frozen=True, tag="unusable"):

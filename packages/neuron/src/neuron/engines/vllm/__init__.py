@@ -60,6 +60,12 @@ def identify() -> tuple[str, str]:
     return adapter.VERSION, adapter.platform()
 
 
+def families() -> tuple[str, ...]:
+    from neuron.engines.vllm import inspection
+
+    return inspection.families()
+
+
 def dirt() -> str:
     import torch
 

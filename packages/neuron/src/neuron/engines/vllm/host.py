@@ -55,7 +55,7 @@ def _build(spec: LoadSpec, emit: Emitter) -> tuple[Any, Namespace]:
     checkpoint = spec.checkpoint
     if checkpoint is None or not (checkpoint / "config.json").is_file():  # vLLM would ask the Hub for it
         raise FileNotFoundError(f"no model at {checkpoint}: it has no config.json")
-    inspection.in_fork()
+    inspection.install()
     args = arguments.build(spec, _total_memory_mb())
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
     emit.progress("engine")

@@ -94,8 +94,19 @@ def load(step: str) -> str:
             return f"{step}: {type(error).__name__}: {error}"[:300]
         if step == _LAST:
             arguments.parser()
+            _configure_logging()
             _override_kernels()
     return ""
+
+
+def _configure_logging() -> None:
+    """Looks through every logger of every module (0.3 s), once in a process and whatever is forked from it."""
+    from vllm import logger
+
+    if configure := getattr(logger, "configure_logging_if_needed", None):  # earlier versions do it on import
+        from vllm.config.logging import LoggingConfig
+
+        configure(LoggingConfig())
 
 
 def _override_kernels() -> None:

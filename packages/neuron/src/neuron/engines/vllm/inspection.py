@@ -1,6 +1,8 @@
-"""Model inspection in a fork of this process, instead of a fresh interpreter that imports vLLM again (10 s).
+"""How vLLM looks at a checkpoint before it loads it, without what costs time here and helps nobody.
 
-vLLM looks at a model's class in another process, so that importing it cannot initialise CUDA here. A fork keeps that.
+It looks at a model's class in another process, so that importing it cannot initialise CUDA here. A fork of this one
+keeps that, and saves the 10 s in which a fresh interpreter imports vLLM again. What it cannot read it reads again after
+2 s, for it may come over a network; a folder lies on a disk, and whoever waits for its load is told at once.
 """
 
 from __future__ import annotations
@@ -10,14 +12,40 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
+from neuron.engines.base import family
+from neuron.engines.vllm import adapter
 
-def in_fork() -> None:
+
+def install() -> None:
     """Put it in place. The process that loads must still be single-threaded when the engine's configuration is made."""
     from vllm.model_executor.models import registry
+    from vllm.transformers_utils import config
 
     registry._run_in_subprocess = run_in_fork
+    config.with_retry = once
+
+
+def once(function: Callable[[], Any], *_: Any, **__: Any) -> Any:
+    """In the place of vLLM's `with_retry`."""
+    return function()
+
+
+def families() -> tuple[str, ...]:
+    """Of the architectures that vLLM implements, or runs by transformers' implementation.
+
+    None where somebody's plugin may add to them when an engine starts.
+    """
+    import transformers
+    from vllm.model_executor.models import ModelRegistry
+
+    plugins = [point.dist for point in metadata.entry_points(group="vllm.general_plugins")]
+    if any(plugin is None or plugin.name not in adapter.DISTRIBUTIONS for plugin in plugins):
+        return ()
+    theirs = {family(name) for name in dir(transformers) if family(name) != name}
+    return tuple(sorted(theirs | {family(name) for name in ModelRegistry.get_supported_archs()}))
 
 
 def run_in_fork(function: Callable[[], Any]) -> Any:
