@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 from msgspec import structs
@@ -92,5 +93,5 @@ async def test_r30_lost_polls_and_events_change_no_list(beast: ScriptedNeuron, m
                 is_lost = dice.random() < 0.5
                 wire.fault = Fault(dice.randrange(800), Then.RESET) if is_lost else Fault()
                 wire.drop()
-                await until_async(lambda seen=seen: wire.accepted > seen, what="the gateway tries again")
+                await until_async(partial(lambda seen: wire.accepted > seen, seen), what="the gateway tries again")
                 assert await ids(running) == served
