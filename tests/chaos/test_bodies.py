@@ -110,6 +110,11 @@ REFUSED = {
     "NaN": HEAD + b',"temperature":NaN}',
     "Infinity": HEAD + b',"temperature":Infinity}',
     "a bound that is no integer": HEAD + b',"max_tokens":1e400}',
+    "a number beyond all": HEAD + b',"temperature":1e999}',
+    "also where nobody knows the field": HEAD + b',"warmth":1e999}',
+    "an integer of 400 digits": HEAD + b',"seed":' + b"9" * 400 + b"}",
+    "an integer of 65 bits": HEAD + b',"seed":9223372036854775808}',
+    "an integer of 400 digits beside what is looked at": HEAD + b',"n":1,"seed":' + b"9" * 400 + b"}",
     "deep lists": HEAD + b',"stop":' + b"[" * 5000 + b"]" * 5000 + b"}",
     "deep content": b'{"model":"tiny","messages":[{"role":"user","content":' + b"[" * 5000 + b"]" * 5000 + b"}]}",
     "a byte order mark": b"\xef\xbb\xbf" + HEAD + b"}",
@@ -129,8 +134,8 @@ REFUSED = {
     "null": b"null",
 }
 READ = {
-    "a number beyond all, which is the engine's to judge": (HEAD + b',"temperature":1e999}', b"1e999", 1),
-    "an integer of 400 digits likewise": (HEAD + b',"seed":' + b"9" * 400 + b"}", b"9" * 400, 1),
+    "the smallest number, which is none": (HEAD + b',"temperature":1e-999}', b"1e-999", 1),
+    "the largest integer": (HEAD + b',"seed":9223372036854775807}', b"9223372036854775807", 1),
     "a model given twice": (HEAD + b',"model":"tiny","model":"tiny"}', b'"model"', 1),
     "also in other letters": (b'{"mod\\u0065l":"nobody",' + HEAD[1:] + b"}", b'"nobody"', 0),
     "half a surrogate pair": (HEAD.replace(b'"a"', b'"\\ud800"') + b"}", b"\\ufffd", 1),

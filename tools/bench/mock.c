@@ -2,7 +2,8 @@
  *
  *     mock PORT FOLDER
  *
- * POST /v1/chat/completions  a JSON answer, or a stream whose events leave in a write each
+ * POST /v1/chat/completions  a JSON answer, or a stream whose events leave in a write each; asked to think, it thinks
+ *                            for the first half of a stream
  * GET /bench?TOKENS,INTERVAL_US  sets the content events of a stream, and the pause before each
  * GET /any/path              the file any.path of FOLDER as JSON
  * GET /events                the file `events` as a stream, then each second the file `heartbeat`
@@ -15,7 +16,7 @@
 enum { MAX_FD = 65536, BATCH = 256 };
 
 typedef struct {
-    bool open, streaming, wants_usage, events, waits;
+    bool open, streaming, wants_usage, thinks, events, waits;
     int left; /* content events still to be sent */
     int64_t due;
     Bytes in, out;
@@ -38,7 +39,7 @@ static const char CHUNK[] = "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.comp
 static const char USAGE[] = "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,"
                             "\"model\":\"mock\",\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":%d,"
                             "\"total_tokens\":%d}}\n\n";
-static Bytes role, content, finish, whole;
+static Bytes role, thought, content, finish, whole;
 
 static void close_conn(int fd) {
     close(fd);
@@ -98,6 +99,15 @@ static void end_stream(int fd) {
     flush(fd);
 }
 
+/* One more event of the answer; whether the connection is still there. */
+static bool go_on(int fd) {
+    Conn *conn = &conns[fd];
+    Bytes *event = conn->thinks && conn->left > tokens / 2 ? &thought : &content;
+    append(&conn->out, event->at, event->size);
+    conn->left--;
+    return flush(fd);
+}
+
 static void stream(int fd) {
     Conn *conn = &conns[fd];
     static const char HEAD[] = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
@@ -111,10 +121,8 @@ static void stream(int fd) {
         queue_up(fd, now_ns() + interval_ns);
         return;
     }
-    while (conn->left--) {
-        append(&conn->out, content.at, content.size);
-        if (!flush(fd)) return;
-    }
+    while (conn->left)
+        if (!go_on(fd)) return;
     end_stream(fd);
 }
 
@@ -128,9 +136,8 @@ static int64_t send_due(void) {
         line_first = (line_first + 1) % MAX_FD;
         line_size--;
         if (gone) continue;
-        append(&conn->out, content.at, content.size);
-        if (!flush(fd)) continue;
-        if (--conn->left > 0)
+        if (!go_on(fd)) continue;
+        if (conn->left > 0)
             queue_up(fd, conn->due + interval_ns);
         else
             end_stream(fd);
@@ -198,6 +205,7 @@ static size_t handle(int fd) {
     } else if (!strncmp(conn->in.at, "POST /v1/chat/completions ", 26)) {
         served++;
         conn->wants_usage = memmem(conn->in.at + head, length, "\"include_usage\":true", 20) != NULL;
+        conn->thinks = memmem(conn->in.at + head, length, "think ", 6) != NULL;
         if (memmem(conn->in.at + head, length, "\"stream\":true", 13))
             stream(fd);
         else
@@ -242,6 +250,7 @@ static void accept_all(int listener) {
 
 static void prepare(void) {
     role = event_of("{\"role\":\"assistant\",\"content\":\"\"}", "null");
+    thought = event_of("{\"reasoning\":\" token\"}", "null");
     content = event_of("{\"content\":\" token\"}", "null");
     finish = event_of("{}", "\"stop\"");
     static const char BEGIN[] = "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"mock\","

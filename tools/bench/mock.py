@@ -18,7 +18,7 @@ from tools.bench.native import build
 from tools.runner import client
 from tools.runner.children import Children
 
-MODEL = "mock"
+MODEL, ALIAS = "mock", "other"
 TOKENS = 64  # of an answer
 _INSTANCE = "mock-1"
 
@@ -84,7 +84,7 @@ def _documents() -> dict[str, bytes]:
     return {name: msgspec.json.encode(document) for name, document in documents.items()} | events
 
 
-WORDS = "hello " * 20
+WORDS, THOUGHTS = "hello " * 20, "think " * 20  # the second makes the mock reason first
 
 
 def messages() -> bytes:
@@ -98,11 +98,11 @@ def responses() -> bytes:
     return _compact({"model": MODEL, "max_output_tokens": TOKENS, "stream": True, "input": WORDS})
 
 
-def request(*, stream: bool = False, usage: bool = False) -> bytes:
+def request(*, model: str = MODEL, words: str = WORDS, stream: bool = False, usage: bool = False) -> bytes:
     """The body of a chat completion. `usage`: the client itself asks for it in the stream."""
     body: dict[str, Any] = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": WORDS}],
+        "model": model,
+        "messages": [{"role": "user", "content": words}],
         "max_tokens": TOKENS,
         "stream": stream,
     }

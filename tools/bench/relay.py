@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.bench.cores import cores
 from tools.bench.load import Failed, Load
-from tools.bench.mock import Mock, messages, request, responses
+from tools.bench.mock import ALIAS, THOUGHTS, Mock, messages, request, responses
 from tools.bench.native import Missing
 from tools.bench.outcome import Figures, Outcome
 from tools.bench.peers import PEERS
@@ -33,7 +33,11 @@ HOLD_TOKENS, HOLD_INTERVAL_US = 60, 1_000_000
 
 JSON = request()
 PLAIN = request(stream=True, usage=True)  # bytes go through as they are
-SPLICED = request(stream=True)  # this client did not ask for usage: ours needs it, and takes it out again
+SPLICED = {
+    "spliced": request(stream=True),  # this client did not ask for usage: ours needs it, and takes it out again
+    "alias": request(model=ALIAS, stream=True, usage=True),  # every event must bear the name that was asked for
+    "reasoning": request(words=THOUGHTS, stream=True, usage=True),  # thoughts get the second name that clients read
+}
 
 TRANSLATED = {"messages": messages(), "responses": responses()}  # from the engine's chat stream, by ours alone
 
@@ -164,8 +168,12 @@ class _Bench:
         }
 
     def _spliced(self, system: System) -> Figures:
-        ran = self._load.run(system, SPLICED, CONNECTIONS, self._seconds, "stream")
-        return {"spliced_per_s": ran.requests_per_s, "spliced_cpu_us": ran.cpu_us_per_request}
+        figures: Figures = {}
+        for name, body in SPLICED.items():
+            ran = self._load.run(system, body, CONNECTIONS, self._seconds, "stream")
+            figures[f"{name}_per_s"] = ran.requests_per_s
+            figures[f"{name}_cpu_us"] = ran.cpu_us_per_request
+        return figures
 
     def _translated(self, system: System) -> Figures:
         figures: Figures = {}

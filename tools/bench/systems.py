@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.bench.cores import Cores, pinned
-from tools.bench.mock import MODEL, Mock, free_port, request
+from tools.bench.mock import ALIAS, MODEL, Mock, free_port, request
 from tools.bench.native import Missing
 from tools.bench.peers import PEERS, Peer
 from tools.runner.children import Child, Children
@@ -48,7 +48,7 @@ class Stage:
     def ours(self, name: str = OURS, processes: int = 1) -> System:
         port, config = free_port(), self._folder / f"{name}.toml"
         models = self._folder / "models.toml"
-        models.write_text(f'[[models]]\nid = "{MODEL}"\nvram_mb = 1000\n')
+        models.write_text(f'[[models]]\nid = "{MODEL}"\nvram_mb = 1000\n[aliases]\n{ALIAS} = "{MODEL}"\n')
         config.write_text(
             f'models_config = "{models.name}"\n'
             f'[gateway]\nlisten = "127.0.0.1:{port}"\nmetrics_listen = "127.0.0.1:{free_port()}"\n'
@@ -114,11 +114,12 @@ def _router(port: int, upstream: str) -> list[str]:
 
 def _litellm(scripts: Path, port: int, upstream: str, folder: Path) -> list[str | Path]:
     config = folder / "litellm.yaml"
-    config.write_text(
-        f"model_list:\n- model_name: {MODEL}\n  litellm_params:\n    model: openai/{MODEL}\n"
+    models = "".join(
+        f"- model_name: {name}\n  litellm_params:\n    model: openai/{MODEL}\n"
         f"    api_base: {upstream}/v1\n    api_key: sk-bench\n"
-        "general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n"
+        for name in (MODEL, ALIAS)
     )
+    config.write_text(f"model_list:\n{models}general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n")
     address = ["--host", "127.0.0.1", "--port", str(port)]
     return [scripts / "litellm", "--config", config, *address, "--num_workers", "1", "--telemetry", "False"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from cortex_core.errors import CortexError
 
@@ -25,6 +25,7 @@ encode = msgspec.json.Encoder().encode
 loads = msgspec.json.Decoder().decode
 
 _values = msgspec.json.Decoder(dict[str, Raw]).decode
+_number = msgspec.json.Decoder(Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float).decode
 _INDEX = re.compile(r"\[(\d+|\.\.\.)\]")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Left to right over every escape, so that an escaped backslash before a `u` is not taken for the start of one.
@@ -95,6 +96,17 @@ def field(values: Mapping[str, Raw], name: str, decode: Callable[[Any], T]) -> T
     """A top-level value, or None where it is missing or null. Raises as `typed` does."""
     raw = values.get(name)
     return None if raw is None or absent(raw) else typed(raw, decode, name)
+
+
+def is_beyond_all(raw: Raw) -> bool:
+    """Whether a value is a number that neither 64 bits nor a double hold: no engine does anything good with one."""
+    if starts(raw) not in b"-0123456789":
+        return False
+    try:
+        _number(raw)
+    except NOT_JSON:
+        return True
+    return False
 
 
 def starts(raw: Raw) -> bytes:

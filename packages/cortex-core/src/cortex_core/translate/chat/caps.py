@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from cortex_core.dialects.body import absent, bad, field, typed
+from cortex_core.dialects.body import absent, bad, field, is_beyond_all, typed
 
 REFUSED: Final = (
     "chat_template", "prompt_embeds", "mm_processor_kwargs", "media_io_kwargs", "kv_transfer_params",
@@ -66,6 +66,9 @@ def check(values: dict[str, Raw]) -> None:
         values.pop(key, None)
     for key in DROPPED:
         values.pop(key, None)
+    for key, raw in values.items():
+        if is_beyond_all(raw):
+            raise bad(key, "is a number that nobody can hold")
     for key in values.keys() & CHECKS.keys():
         if not absent(values[key]):
             CHECKS[key](key, values[key])

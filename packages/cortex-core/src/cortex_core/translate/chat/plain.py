@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from cortex_core.dialects.body import NOT_JSON
+from cortex_core.dialects.body import NOT_JSON, is_beyond_all
 from cortex_core.translate.chat import caps, tools
 
 RULED: Final = caps.KEYS | tools.KEYS | {"reasoning_effort", "max_output_tokens"}
@@ -53,6 +53,7 @@ class Plain(Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(Plain).decode
+_READ = frozenset(Plain.__struct_fields__)
 
 
 def plain(body: bytes, values: Mapping[str, Raw]) -> Plain | None:
@@ -66,5 +67,7 @@ def plain(body: bytes, values: Mapping[str, Raw]) -> Plain | None:
     if any(said.role == "system" for said in found.messages[1:]):
         return None  # templates want it first
     if not found.stream and found.stream_options is not UNSET:
+        return None
+    if any(is_beyond_all(values[key]) for key in values.keys() - _READ):
         return None
     return found
