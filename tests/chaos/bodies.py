@@ -174,10 +174,13 @@ LARGE: dict[str, Callable[[int], bytes]] = {
     "biases": _numbered(_ASKED + b',"logit_bias":{"0":1', b"}}"),
 }
 PATHS = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
+FORM, FORM_PATH = "a form that nearly ends all the time", "/v1/audio/transcriptions"
+_FIELD = b'--edge\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
+form = _filled(_FIELD % b"model" + b"tiny\r\n" + _FIELD % b"file", b"\r\n--edg", b"\r\n--edge--\r\n")
 
 
 def large(names: Sequence[str], limit_bytes: int) -> Iterator[tuple[str, str, bytes]]:
-    """Large bodies for every dialect, as (name, path, body)."""
+    """Large bodies for every dialect, and one form, as (name, path, body)."""
     for name in names:
         for path in PATHS:
             body = LARGE[name](limit_bytes - 32)
@@ -186,6 +189,7 @@ def large(names: Sequence[str], limit_bytes: int) -> Iterator[tuple[str, str, by
             elif path == "/v1/messages":
                 body = body.replace(b'{"model":"tiny"', b'{"model":"tiny","max_tokens":9', 1)
             yield name, path, body
+    yield FORM, FORM_PATH, form(limit_bytes - 32)
 
 
 def main(address: str, limit_mib: str, *names: str) -> None:
@@ -193,7 +197,8 @@ def main(address: str, limit_mib: str, *names: str) -> None:
     for name, path, body in large(names, int(limit_mib) * MIB):
         connection = http.client.HTTPConnection(address, timeout=60)
         began = time.monotonic()
-        connection.request("POST", path, body, {"content-type": "application/json"})
+        kind = "multipart/form-data; boundary=edge" if path == FORM_PATH else "application/json"
+        connection.request("POST", path, body, {"content-type": kind})
         answer = connection.getresponse()
         answer.read()
         connection.close()

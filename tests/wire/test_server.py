@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from cortex_core.http import (
     respond,
     respond_json,
 )
+from cortex_core.http.hangup import finish
 from tests.support.scale import scaled
 from tests.support.until import until_async
 from tests.support.wire import raw, request, serving
@@ -357,6 +359,17 @@ async def test_a_drain_serves_a_request_that_is_on_its_way() -> None:
                 await client.send(request())
                 answer = await client.answer()
                 assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+def test_a_drain_tells_idle_connections_of_their_end_at_once() -> None:
+    """Not some turns of the loop after it has looked whether a request is there: what comes between would be lost."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        finish(ours.fileno())
+        theirs.setblocking(False)
+        assert theirs.recv(1) == b""
+        theirs.send(b"x")  # and that side may still speak
+        assert ours.recv(1) == b"x"
 
 
 async def test_leaving_the_server_ends_what_it_owns() -> None:

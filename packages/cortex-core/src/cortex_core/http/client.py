@@ -142,7 +142,7 @@ class Client:
         if self._closed or connection.closed or not connection.reusable or not connection.complete:
             connection.transport.abort()
             return
-        loop = asyncio.get_running_loop()
+        loop = connection.loop  # to ask for the running one is a system call before Python 3.12
         connection.idle_since = loop.time()
         self._idle.append(connection)
         if self._reaper is None:

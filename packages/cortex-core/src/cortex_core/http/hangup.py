@@ -9,7 +9,10 @@ reads on: its FIN stands behind bytes that have not been accepted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import select
+import socket
 from collections.abc import Callable
 
 
@@ -45,6 +48,13 @@ class HangupWatch:
             gone = self._callbacks.get(fd)
             if gone is not None:
                 gone()
+
+
+def finish(fd: int) -> None:
+    """Tells the peer of a socket in this very moment that nothing more will come. A transport does that some turns of
+    the loop after it was closed, and a request that is sent meanwhile would be lost."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        sock.shutdown(socket.SHUT_WR)
 
 
 def readable(fd: int) -> bool:

@@ -45,7 +45,6 @@ class Upstream(asyncio.BufferedProtocol):
         "_client",
         "_head_bytes",
         "_interim",
-        "_loop",
         "_parser",
         "_paused",
         "_poll",
@@ -57,6 +56,7 @@ class Upstream(asyncio.BufferedProtocol):
         "headers",
         "held_bytes",
         "idle_since",
+        "loop",
         "pieces",
         "reusable",
         "status",
@@ -67,7 +67,7 @@ class Upstream(asyncio.BufferedProtocol):
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
-        self._loop = loop
+        self.loop = loop
         self.transport: asyncio.Transport
         self._poll = select.poll()
         self.closed = False
@@ -123,18 +123,16 @@ class Upstream(asyncio.BufferedProtocol):
         return self._client.buffer
 
     def buffer_updated(self, size: int) -> None:
-        self._received(self._client.buffer[:size])
-
-    def _received(self, data: memoryview) -> None:
-        self._client.last_byte_at = self._loop.time()
+        client = self._client
+        client.last_byte_at = self.loop.time()
         if self.complete or self.error is not None:  # nobody asked for it
             self.transport.abort()
             return
         self.answered = True
         if not self.status:
-            self._head_bytes += len(data)
+            self._head_bytes += size
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(client.buffer[:size])
         except httptools.HttpParserUpgrade:
             self._fail("it switched protocols")
         except httptools.HttpParserCallbackError as error:
@@ -231,7 +229,7 @@ class Upstream(asyncio.BufferedProtocol):
 
     def changed(self) -> asyncio.Future[None]:
         """To be awaited: something changes then: the head, a piece of the body, the end, or an error."""
-        self._waiter = self._loop.create_future()
+        self._waiter = self.loop.create_future()
         return self._waiter
 
     def _wake(self) -> None:

@@ -193,7 +193,8 @@ class Dispatcher:
             return
         if not self._room.is_quiet:
             self._decide(places)
-        ended = {model for model in self._posts.models if not self._room.waits(model)}
+        told = self._posts.models
+        ended = {model for model in told if not self._room.waits(model)} if told else told
         if ended:  # where such a model is, its turn lasts no longer than that
             picture = self.picture()
             neurons = {neuron.name for model in ended for neuron, _ in picture.replicas(model)}

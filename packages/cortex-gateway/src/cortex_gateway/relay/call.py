@@ -55,7 +55,8 @@ class Call:
         record.neuron = lease.neuron.name
         record.cold = record.cold or lease.cold
         self.payload = self.wanted.payload_for(lease.replica.context)
-        record.places = tuple(candidate.place() for candidate in lease.considered) or record.places
+        if lease.considered:
+            record.places = tuple(candidate.place() for candidate in lease.considered)
         self.headers = [
             (_REQUEST_ID, record.request_id.encode()),
             (_NEURON, lease.neuron.name.encode()),

@@ -64,10 +64,11 @@ def plain(body: bytes, values: Mapping[str, Raw]) -> Plain | None:
         found = _decode(body)
     except NOT_JSON:
         return None
-    if any(said.role == "system" for said in found.messages[1:]):
+    if len(found.messages) > 1 and any(said.role == "system" for said in found.messages[1:]):
         return None  # templates want it first
     if not found.stream and found.stream_options is not UNSET:
         return None
-    if any(is_beyond_all(values[key]) for key in values.keys() - _READ):
+    rest = values.keys() - _READ
+    if rest and any(is_beyond_all(values[key]) for key in rest):
         return None
     return found
