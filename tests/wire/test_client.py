@@ -102,6 +102,54 @@ async def test_a_request_and_its_answer(body: bytes, expect: bool) -> None:
         assert client.last_byte_at <= asyncio.get_running_loop().time()
 
 
+async def test_a_large_body_leaves_as_fast_as_it_is_read() -> None:
+    """Little of it is held between the caller and the kernel, and none of it is copied before its turn."""
+    read_on = asyncio.Event()
+
+    async def reads_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await read_on.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n%08d" % len(await reader.readexactly(20_000_000)))
+        await writer.drain()
+
+    async with scripted(reads_late) as address, client_of(address) as client:
+
+        async def ask() -> bytes:
+            async with client.request("POST", "/", body=bytearray(20_000_000)) as response:
+                return await response.read(100)
+
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(ask())
+            await until_async(lambda: any(connection.write_paused for connection in client._open))
+            [connection] = client._open
+            assert connection.transport.get_write_buffer_size() <= 1_000_000
+            read_on.set()
+        assert asking.result() == b"20000000"
+
+
+async def test_an_answer_before_the_body_was_read_is_the_last_of_its_connection() -> None:
+    async def answers_early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    async with scripted(answers_early) as address, client_of(address) as client:
+        async with client.request("POST", "/", body=b"x" * 20_000_000) as response:
+            assert (response.status, await response.read(10)) == (413, b"no")
+        await until_async(lambda: client.connections == 0)
+
+
+async def test_a_server_that_goes_while_a_body_is_sent_is_a_broken_answer() -> None:
+    async def goes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(100_000)
+
+    async with scripted(goes) as address, client_of(address) as client:
+        with pytest.raises(BrokenResponse):
+            async with client.request("POST", "/", body=b"x" * 20_000_000):
+                pass
+
+
 async def test_unix_socket(short_path: Path) -> None:
     async with serving(echo, f"unix:{short_path}/s") as server, client_of(server) as client:
         async with client.request("POST", "/", body=b"abc") as response:

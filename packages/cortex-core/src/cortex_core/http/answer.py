@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from cortex_core.http.upstream import Upstream
 
 _CONTINUE_S = 1.0  # after which a body is sent without having been asked for (RFC 9110 10.1.1)
+_PIECE_BYTES = 256 << 10  # of a large body, written in one turn of the loop
 
 
 class Response:
@@ -22,7 +24,9 @@ class Response:
 
     __slots__ = ("_body", "_client", "_connection", "_expects", "_head", "_timeout_s")
 
-    def __init__(self, client: Client, head: bytes, body: bytes, timeout_s: float | None, expects: bool) -> None:
+    def __init__(
+        self, client: Client, head: bytes, body: bytes | bytearray, timeout_s: float | None, expects: bool
+    ) -> None:
         self._client = client
         self._head = head
         self._body = body
@@ -41,6 +45,8 @@ class Response:
             connection.begin(self._head, self._body, wait=self._expects)
             if self._expects:
                 await self._wait_for_continue()
+            if connection.unsent:
+                await self._send_body()
             while not connection.status:
                 if connection.error is not None:
                     raise connection.error
@@ -132,12 +138,18 @@ class Response:
 
     async def _wait_for_continue(self) -> None:
         connection = self._connection
-        timer = asyncio.get_running_loop().call_later(_CONTINUE_S, connection.send_body, self._body)
-        try:
-            while connection.waits_to_send and not connection.status and connection.error is None:
-                if connection.told_to_go_on:
-                    connection.send_body(self._body)
-                else:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CONTINUE_S):
+                while not connection.told_to_go_on and not connection.status and connection.error is None:
                     await connection.changed()
-        finally:
-            timer.cancel()
+
+    async def _send_body(self) -> None:
+        """In pieces: handed over whole, a large body would be copied twice in one turn of the loop."""
+        connection, body = self._connection, memoryview(self._body)
+        for at in range(0, len(body), _PIECE_BYTES):
+            while connection.write_paused and not connection.status and connection.error is None:
+                await connection.changed()
+            if connection.status or connection.error is not None:
+                return  # nobody reads the rest
+            connection.transport.write(body[at : at + _PIECE_BYTES])
+        connection.unsent = False

@@ -74,7 +74,7 @@ class Client:
         *,
         headers: Headers = (),
         lines: bytes = b"",
-        body: bytes = b"",
+        body: bytes | bytearray = b"",
         timeout_s: float | None = None,
         expect_continue: bool = False,
     ) -> Response:

@@ -62,7 +62,8 @@ class Upstream(asyncio.BufferedProtocol):
         "status",
         "taker",
         "transport",
-        "waits_to_send",
+        "unsent",
+        "write_paused",
     )
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
@@ -75,6 +76,7 @@ class Upstream(asyncio.BufferedProtocol):
         self._parser = httptools.HttpResponseParser(self)  # of all answers: it stands where the last one ended
         self._waiter: asyncio.Future[None] | None = None
         self.taker: Callable[[bytes], bool] | None = None  # who is given pieces as they come
+        self.write_paused = False  # the server does not take what was written
         self._reset()
         self.complete = True
 
@@ -85,29 +87,18 @@ class Upstream(asyncio.BufferedProtocol):
         self.answered = False  # some byte of the answer has come
         self.complete = False
         self.reusable = False
-        self.waits_to_send = False  # the body waits for 100 Continue
+        self.unsent = False  # the body, or the rest of it
         self._head_bytes = 0
         self._interim = 0
         self.pieces: list[bytes] = []  # of the body, that nobody has taken yet
         self.held_bytes = 0
         self._paused = False
 
-    def begin(self, head: bytes, body: bytes, *, wait: bool) -> None:
-        """Sends a request; with `wait` only its head, until `send_body`."""
+    def begin(self, head: bytes, body: bytes | bytearray, *, wait: bool) -> None:
+        """Sends a request; with `wait`, or of a large one, only the head: its body is then `unsent`."""
         self._reset()
-        self.waits_to_send = wait
-        if wait:
-            self.transport.write(head)
-        elif len(body) <= _JOIN_BYTES:
-            self.transport.write(head + body)
-        else:
-            self.transport.write(head)
-            self.transport.write(body)
-
-    def send_body(self, body: bytes) -> None:
-        if self.waits_to_send and not self.closed:
-            self.waits_to_send = False
-            self.transport.write(body)
+        self.unsent = wait or len(body) > _JOIN_BYTES
+        self.transport.write(head if self.unsent else head + body)
 
     # --- asyncio.BufferedProtocol
 
@@ -150,6 +141,13 @@ class Upstream(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         return False
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._wake()
 
     def connection_lost(self, _: Exception | None) -> None:
         self.closed = True
@@ -202,8 +200,8 @@ class Upstream(asyncio.BufferedProtocol):
             self._wake()
             return
         self.complete = True
-        if self.waits_to_send:
-            self.reusable = False  # its body was never sent
+        if self.unsent:
+            self.reusable = False
         self._wake()
 
     # --- the reader

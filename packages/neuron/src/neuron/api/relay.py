@@ -220,9 +220,10 @@ def with_priority(body: bytes, given: str | None) -> bytes:
         return body
     if given not in PRIORITIES:
         raise Refused("bad_request", "expected 0 to 9", field=PRIORITY)
-    open_body = body.rstrip().removesuffix(b"}")
-    if open_body == body.rstrip() or open_body.rstrip() == b"{":
-        return body  # nothing that an engine could execute
+    stripped = body.rstrip()
+    open_body = stripped[:-1]
+    if not stripped.endswith(b"}") or open_body.rstrip() == b"{":
+        return body  # a form, or nothing that an engine could execute
     return b'%b,"priority":%d}' % (open_body, 9 - int(given))
 
 
