@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 
 from cortex_core import neuron_api
 from cortex_core.dialects import sse
-from cortex_core.fleet import Checkpoint, Device, Profile, Replica, Share, State
+from cortex_core.fleet import Checkpoint, Device, ModelFacts, Profile, Replica, Share, State
 from cortex_core.http import EventStream, Limits, Receive, Request, Scope, Send, Server, bind, respond, respond_json
 from cortex_core.neuron_api import (
     Discovery,
@@ -119,6 +119,7 @@ class ScriptedNeuron:
         self.seq = 0
         self.answers: Answers = streams(*HELLO)
         self.load: Callable[[LoadRequest], Awaitable[None]] | None = None  # may wait, or raise `Refused`
+        self.facts: ModelFacts | None = None  # that a load tells of its model
         self.loads: list[LoadRequest] = []
         self.unloads: list[UnloadRequest] = []
         self.asked: list[Asked] = []
@@ -307,7 +308,7 @@ class ScriptedNeuron:
                 self.tell(structs.replace(replica, state=State.ABSENT, version=2))
                 await respond_json(send, refused.status, RefusalBody(refused.refusal))
                 return
-        replica = structs.replace(replica, state=State.READY, version=2)
+        replica = structs.replace(replica, state=State.READY, version=2, facts=self.facts)
         self.tell(replica)
         done = Operation(id=request.operation_id, kind="load", status="done", model=request.model, replica=replica)
         await respond_json(send, 200, done)

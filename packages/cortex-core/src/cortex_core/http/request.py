@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 from cortex_core.http.asgi import Receive, Scope
@@ -59,6 +60,16 @@ class Request:
         if declared is not None:
             return int(declared)
         return 0 if self.header("transfer-encoding") is None else None
+
+    async def pour(self, take: Callable[[bytes], None]) -> None:
+        """Gives `take` the body, piece by piece as it comes. Raises Disconnected, and whatever `take` raises."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            take(message["body"])
+            more = message["more_body"]
 
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """The whole body. Raises BodyTooLarge (before a byte is read, if the length is declared), Disconnected."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from cortex_core.config.cortex import Gateway
@@ -14,10 +15,10 @@ from cortex_gateway.dispatch.dispatcher import Dispatcher, Want
 from cortex_gateway.metrics.telemetry import Telemetry
 from cortex_gateway.policy import form
 from cortex_gateway.policy.aliases import Names, resolve
-from cortex_gateway.policy.body import MAX_SESSION, Target, read
-from cortex_gateway.policy.facts import facts
+from cortex_gateway.policy.body import MAX_SESSION, Target, Wanted, read
+from cortex_gateway.policy.facts import facts, untold
 from cortex_gateway.relay.call import Call
-from cortex_gateway.relay.held import Held
+from cortex_gateway.relay.held import Charge, Held
 from cortex_gateway.relay.large import LARGE_BYTES, Large
 from cortex_gateway.relay.record import Record
 from cortex_gateway.relay.relay import Relay
@@ -81,7 +82,13 @@ class Desk:
             raise CortexError("model_not_found", message, param="model")
         model, engine = found
         profile = fleet.profiles[model]
-        return Target(model, facts(fleet, profile), profile.defaults, "" if engine == model else engine)
+        return Target(
+            model=model,
+            facts=facts(fleet, profile),
+            untold=untold(fleet, profile),
+            defaults=profile.defaults,
+            adapter="" if engine == model else engine,
+        )
 
     async def call(
         self,
@@ -107,15 +114,15 @@ class Desk:
                 session = value[:MAX_SESSION].decode("latin-1")
         release = self._held.charge(declared)
         try:
-            body = await request.body()
-            release.grow_to(len(body))
-            resolve = partial(self.target, dialect=dialect)
+            again: Callable[[], Awaitable[Wanted]] | None = None
             if dialect is Dialect.OPENAI_AUDIO:
-                wanted = form.read(body, request.header("content-type") or "", resolve)
-            elif len(body) >= LARGE_BYTES:
-                wanted = await self._large.read(body, dialect, resolve, counting=counting)
+                wanted = await self._form(request, release)
             else:
-                wanted = read(body, dialect, resolve, counting=counting)
+                body = await request.body()
+                release.grow_to(len(body))
+                wanted = await self._read(body, dialect, counting=counting)
+                if self.target(wanted.asked, dialect).untold:
+                    again = partial(self._read, body, dialect, counting=counting)
         except BaseException:
             release()
             raise
@@ -133,4 +140,22 @@ class Desk:
         record = Record(
             request_id=request_id, model=wanted.model, dialect=dialect, stream=wanted.stream, arrived=arrived
         )
-        return Call(send, target, wanted, want, record, release)
+        call = Call(send, target, wanted, want, record, release)
+        call.again = again
+        return call
+
+    async def _read(self, body: bytes, dialect: Dialect, *, counting: bool) -> Wanted:
+        resolve = partial(self.target, dialect=dialect)
+        if len(body) >= LARGE_BYTES:
+            return await self._large.read(body, dialect, resolve, counting=counting)
+        return read(body, dialect, resolve, counting=counting)
+
+    async def _form(self, request: Request, release: Charge) -> Wanted:
+        reader = form.Reader(request.header("content-type") or "")
+
+        def take(piece: bytes) -> None:
+            reader.feed(piece)
+            release.grow_to(len(reader.body))
+
+        await request.pour(take)
+        return reader.wanted(partial(self.target, dialect=Dialect.OPENAI_AUDIO))

@@ -40,6 +40,7 @@ class Target(Struct, frozen=True):
 
     model: str  # as the fleet calls it
     facts: ModelFacts = ModelFacts()
+    untold: bool = False  # its next load tells more
     defaults: Mapping[str, Any] = {}  # for the engine, where the client says nothing
     adapter: str = ""  # of the model, which the engine knows by this name
 
@@ -84,17 +85,17 @@ class Wanted(Struct, frozen=True, gc=False):
     prompt_tokens: int  # likewise, the prompt alone
     session: str  # what the client calls its conversation, if it does
     head: str  # a digest of the prompt's beginning
-    payload: bytes
+    payload: bytes | bytearray
     answer: Answer
     bound: int = 0  # of the answer's tokens, by the client's word; 0: none
     content_type: bytes = b"application/json"  # of the payload
 
-    def payload_for(self, context: int) -> bytes:
+    def payload_for(self, context: int) -> bytes | bytearray:
         """For a replica of so many tokens (0: unknown). Agents ask for tens of thousands whatever a model holds, and
         engines refuse a bound beyond that; what an answer may really take is less in any case."""
         if not 0 < context < self.bound:
             return self.payload
-        values = parse(self.payload)
+        values = parse(bytes(self.payload))
         for key in _BOUNDS:
             if key in values:
                 values[key] = Raw(encode(context))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from cortex_core.fleet import Fleet, ModelFacts, Profile, Replica
+from cortex_core.fleet import Fleet, ModelFacts, Profile, Replica, State
 
 UNKNOWN = ModelFacts()
 
@@ -18,6 +18,12 @@ def facts(fleet: Fleet, profile: Profile) -> ModelFacts:
     if profile.limit.context:
         contexts.append(profile.limit.context)
     return structs.replace(told(fleet, profile) or UNKNOWN, context=min(contexts, default=0))
+
+
+def untold(fleet: Fleet, profile: Profile) -> bool:
+    """Whether nobody knows it yet, and a load will tell."""
+    ready = any(replica.state is State.READY for replica in _replicas(fleet, profile))
+    return not ready and told(fleet, profile) is None
 
 
 def told(fleet: Fleet, profile: Profile) -> ModelFacts | None:

@@ -1,14 +1,15 @@
 """Requests that are forms (RFC 7578): audio to be transcribed or translated, with the model's name in a field (L-05).
 
-The form is held whole like every body, so that it can be decided again; its pieces are only looked at, and but for the
-name of the model they reach the engine as they came.
+A form is looked through as it comes, so that no piece of it takes long, and held until it is whole: an engine cannot
+begin before the last byte of a recording, whoever uploads slowly takes no replica's slot, and a held one can wait for
+a load and be decided again. There is one copy of it, and but for the name of the model it reaches the engine as it
+came.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from cortex_core.dialects.body import bad
@@ -26,74 +27,98 @@ _TRUE = frozenset({b"true", b"True", b"1"})
 
 
 class Part(NamedTuple):
-    name: bytes
     start: int  # of its value
     end: int
 
 
-def read(body: bytes, content_type: str, resolve: Resolve) -> Wanted:
-    """A form with a `model` and a `file`.
+class Reader:
+    """One form as it comes. What is wrong with it is told by `wanted`: at its end, when every client listens."""
 
-    Raises:
-        CortexError: bad_request, naming the field; or what `resolve` raises.
-    """
-    found = _BOUNDARY.search(content_type)
-    if not content_type.lower().startswith("multipart/form-data") or found is None:
-        raise CortexError("bad_request", "the body must be multipart/form-data with a boundary")
-    fields = {part.name: part for part in parts(body, (found[1] or found[2]).encode("latin-1"))}
-    for name in ("file", "model"):
-        if name.encode() not in fields:
-            raise bad(name, "is required")
-    asked = _value(body, fields[b"model"], "model").decode(errors="replace")
-    if not asked:
-        raise bad("model", "is required")
-    target = resolve(asked)
-    stream = b"stream" in fields and _value(body, fields[b"stream"], "stream") in _TRUE
-    payload = body
-    if target.engine != asked:
-        _, start, end = fields[b"model"]
-        payload = body[:start] + target.engine.encode() + body[end:]
-    _, start, end = fields[b"file"]
-    return Wanted(
-        model=target.model,
-        asked=asked,
-        stream=stream,
-        tokens=max(1, (end - start) // AUDIO_BYTES_A_TOKEN),
-        prompt_tokens=0,
-        session="",
-        head=hashlib.blake2b(body[start : start + 1024], digest_size=8).hexdigest(),
-        payload=payload,
-        answer=Form(asked if target.engine != asked else ""),
-        content_type=content_type.encode("latin-1"),
-    )
+    def __init__(self, content_type: str) -> None:
+        self.body = bytearray()
+        self._content_type = content_type
+        found = _BOUNDARY.search(content_type)
+        self._problem = ""
+        if not content_type.lower().startswith("multipart/form-data") or found is None:
+            self._problem = "the body must be multipart/form-data with a boundary"
+        self._line = b"\r\n--" + (found[1] or found[2]).encode("latin-1") if found else b""
+        self._parts: dict[bytes, Part] = {}  # by name; of two with one name the last
+        self._count = 0
+        self._begun = self._ended = False  # the first boundary was seen, the last one
+        self._at = 0  # where the present part begins
+        self._seen = 0  # before it no boundary lies that has not been taken
 
-
-def parts(body: bytes, boundary: bytes) -> Iterator[Part]:
-    """The parts that have a name.
-
-    Raises:
-        CortexError: bad_request: it is no form, or it does not end.
-    """
-    line = b"--" + boundary
-    at = 0 if body.startswith(line) else body.find(b"\r\n" + line) + 2  # a preamble may stand before it
-    if at == 1:
-        raise CortexError("bad_request", "the form does not begin with its boundary")
-    for _ in range(MOST_PARTS):
-        at += len(line)
-        if body.startswith(b"--", at):
+    def feed(self, piece: bytes) -> None:
+        """The next bytes, which may be any number. Nothing is kept of what cannot be read."""
+        if self._problem:
             return
-        start = body.find(b"\r\n\r\n", at, at + HEAD_BYTES)
-        end = body.find(b"\r\n" + line, max(at, start))
-        if start < 0 or end < 0:
-            raise CortexError("bad_request", "the form is not whole")
-        name = _NAME.search(body[at:start])
+        self.body += piece
+        while not self._ended and not self._problem:
+            found = self._boundary()
+            behind = found + len(self._line)
+            if behind + 2 > len(self.body):  # it, or what tells whether it is the last, is still to come
+                return
+            if self._begun:
+                self._part(found)
+            self._begun, self._at, self._seen = True, behind, behind
+            self._ended = self.body.startswith(b"--", behind)
+
+    def wanted(self, resolve: Resolve) -> Wanted:
+        """What the whole form wants: it has a `model` and a `file`. The last word: the payload is the body itself.
+
+        Raises:
+            CortexError: bad_request, naming the field; or what `resolve` raises.
+        """
+        problem = self._problem or ("the form does not begin with its boundary" if not self._begun else "")
+        if problem or not self._ended:
+            raise CortexError("bad_request", problem or "the form is not whole")
+        for name in ("file", "model"):
+            if name.encode() not in self._parts:
+                raise bad(name, "is required")
+        asked = self._value("model").decode(errors="replace")
+        if not asked:
+            raise bad("model", "is required")
+        target = resolve(asked)
+        start, end = self._parts[b"file"]
+        stream = b"stream" in self._parts and self._value("stream") in _TRUE
+        head = hashlib.blake2b(self.body[start : min(end, start + 1024)], digest_size=8).hexdigest()
+        if target.engine != asked:
+            self.body[slice(*self._parts[b"model"])] = target.engine.encode()
+        return Wanted(
+            model=target.model,
+            asked=asked,
+            stream=stream,
+            tokens=max(1, (end - start) // AUDIO_BYTES_A_TOKEN),
+            prompt_tokens=0,
+            session="",
+            head=head,
+            payload=self.body,
+            answer=Form(asked if target.engine != asked else ""),
+            content_type=self._content_type.encode("latin-1"),
+        )
+
+    def _boundary(self) -> int:
+        """Where the next one begins, with the line end before it; where it may yet begin, when there is none."""
+        if not self._begun and self.body.startswith(self._line[2:]):
+            return -2
+        found = self.body.find(self._line, self._seen)
+        self._seen = found if found >= 0 else max(self._seen, len(self.body) - len(self._line) + 1)
+        return self._seen
+
+    def _part(self, end: int) -> None:
+        """A part ends here."""
+        self._count += 1
+        head = self.body.find(b"\r\n\r\n", self._at, min(self._at + HEAD_BYTES, end + 4))
+        if head < 0 or self._count > MOST_PARTS:
+            self._problem = "the form is not whole" if head < 0 else f"the form has more than {MOST_PARTS} parts"
+            self.body.clear()
+            return
+        name = _NAME.search(self.body[self._at : head])
         if name is not None:
-            yield Part(name[1], start + 4, max(start + 4, end))
-        at = end + 2
-    raise CortexError("bad_request", f"the form has more than {MOST_PARTS} parts")
+            self._parts[name[1]] = Part(head + 4, max(head + 4, end))
 
-
-def _value(body: bytes, part: Part, name: str) -> bytes:
-    if part.end - part.start > FIELD_BYTES:
-        raise bad(name, f"must have at most {FIELD_BYTES} bytes")
-    return body[part.start : part.end].strip()
+    def _value(self, name: str) -> bytes:
+        start, end = self._parts[name.encode()]
+        if end - start > FIELD_BYTES:
+            raise bad(name, f"must have at most {FIELD_BYTES} bytes")
+        return bytes(self.body[start:end]).strip()

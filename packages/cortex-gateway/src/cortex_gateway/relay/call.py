@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from cortex_core.errors import CortexError, Dialect
 from cortex_core.gateway_api import MODEL_STATE_HEADER, NEURON_HEADER, REQUEST_ID_HEADER, SIMULATED_HEADER
@@ -21,6 +21,7 @@ class Call:
     """One client's request on its way. `release` gives back what its body held; it is called once."""
 
     __slots__ = (
+        "again",
         "answer",
         "dialect",
         "headers",
@@ -48,6 +49,18 @@ class Call:
         self.answer: bytes | None = None  # a whole JSON answer
         self.headers: list[tuple[bytes, bytes]] = []  # of the answer
         self.payload = wanted.payload
+        self.again: Callable[[], Awaitable[Wanted]] | None = None  # reads the request anew, when more is known
+
+    async def read_again(self) -> None:
+        """The load that it waited for has told what its model needs: what was translated for any model is so for it.
+
+        Raises:
+            CortexError: bad_request.
+        """
+        if self.again is not None:
+            again, self.again = self.again, None
+            self.wanted = await again()
+            self.rendering = rendering(self.wanted, self.dialect, self.record.request_id)
 
     def leased(self, lease: Lease) -> None:
         record = self.record

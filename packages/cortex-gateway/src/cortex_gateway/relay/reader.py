@@ -52,7 +52,7 @@ def _reply(control: socket.socket, reply: Reply) -> None:
     _send(control, pickle.dumps(reply))
 
 
-def _send(control: socket.socket, data: bytes) -> None:
+def _send(control: socket.socket, data: bytes | bytearray) -> None:
     control.sendall(len(data).to_bytes(SIZE_BYTES))
     control.sendall(data)
 

@@ -124,6 +124,8 @@ class Relay:
         unreachable = refused = 0
         while True:
             async with self._dispatcher.lease(call.want) as lease:
+                if call.again is not None:
+                    await call.read_again()
                 call.leased(lease)
                 try:
                     refusal = await self._attempt(call, lease)
