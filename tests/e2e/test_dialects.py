@@ -167,6 +167,9 @@ class TestRealEngine:
             counted = messages.messages.count_tokens(model=BEAST, messages=user(QUESTION))
             said = messages.messages.create(model=BEAST, max_tokens=16, messages=user(QUESTION))
             assert counted.input_tokens == said.usage.input_tokens + (said.usage.cache_read_input_tokens or 0)
+            known = messages.models.retrieve(BEAST).capabilities
+            assert known
+            assert (known.structured_outputs.supported, known.image_input.supported) == (True, False)
             with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > \d+ maximum"):
                 messages.messages.create(model=BEAST, max_tokens=8, messages=user("fish " * 4000))
             with pytest.raises(openai.BadRequestError, match="another task"):

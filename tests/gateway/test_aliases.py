@@ -7,9 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from anthropic.types import ModelInfo
 
 from cortex_core.config import Catalogue
 from cortex_core.fleet import Limit, Profile
+from cortex_core.gateway_api import Model
+from cortex_gateway.policy import listing
 from cortex_gateway.policy.aliases import Names
 from tests.support.gateway import Running, gateway
 from tests.support.readers import messages, responses
@@ -138,6 +141,26 @@ async def test_rule_M_01_M_03_models_in_anthropics_shape(served: Running) -> Non
     }  # fmt: skip
     for name in ids:
         assert (await served.ask("GET", f"/v1/models/{name}", headers=ANTHROPIC)).json["id"] == name
+
+
+def test_rule_M_01_what_a_model_can_is_said_in_the_words_of_anthropics_sdk() -> None:
+    def said(*words: str) -> ModelInfo:
+        return ModelInfo.model_validate(listing.anthropic(Model(id="m", loaded=False, capabilities=words)))
+
+    assert said().capabilities is None
+    thinker, seer, encoder = (said(*words).capabilities for words in (("tools", "reasoning"), ("vision",), ("embed",)))
+    assert thinker
+    assert seer
+    assert encoder
+    assert (thinker.thinking.supported, thinker.thinking.types.enabled.supported, thinker.effort.high.supported) == (
+        True, True, True,
+    )  # fmt: skip
+    assert (seer.thinking.supported, seer.effort.supported, seer.thinking.types.disabled.supported) == (
+        False, False, True,
+    )  # fmt: skip
+    assert (thinker.image_input.supported, seer.image_input.supported) == (False, True)
+    assert (seer.structured_outputs.supported, encoder.structured_outputs.supported) == (True, False)
+    assert not seer.server_tools.supported
 
 
 async def test_rule_M_01_pages_of_the_list(served: Running) -> None:

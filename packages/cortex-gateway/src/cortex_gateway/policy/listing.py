@@ -14,6 +14,7 @@ from cortex_gateway.policy.aliases import DISCOVERABLE, Names
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
 _DISCOVERED = ("claude", "anthropic")
+_GENERATES = frozenset({"chat", "completion", "reasoning", "tools", "vision"})  # text, to whatever grammar is asked
 
 
 def with_aliases(models: Sequence[Model], names: Names, adapters: Mapping[str, str] = {}) -> tuple[Model, ...]:
@@ -41,7 +42,35 @@ def anthropic(model: Model) -> dict[str, Any]:
         "max_tokens": _or_none(model.max_output_tokens) or _or_none(model.max_model_len),
         "lifecycle": "active",
         "line": None,
-        "capabilities": None,
+        "capabilities": _capabilities(frozenset(model.capabilities)),
+    }
+
+
+def _capabilities(known: frozenset[str]) -> dict[str, Any] | None:
+    """Anthropic's word on what a model can; None: nothing is known. Any way to think is accepted from anybody, and
+    heeded by who can; documents that are no text, and what their servers do beside a model, are nobody's here."""
+    if not known:
+        return None
+    no, thinks = {"supported": False}, {"supported": "reasoning" in known}
+    return {
+        "batch": no,
+        "citations": no,
+        "code_execution": no,
+        "context_management": no,
+        "effort": {**thinks, **dict.fromkeys(("low", "medium", "high", "xhigh", "max"), thinks)},
+        "image_input": {"supported": "vision" in known},
+        "pdf_input": no,
+        "server_tools": {**no, "code_execution": no, "web_search": no},
+        "structured_outputs": {"supported": bool(known & _GENERATES)},
+        "thinking": {
+            **thinks,
+            "types": {
+                "adaptive": thinks,
+                "enabled": thinks,
+                "disabled": {"supported": True},
+                "between_tools": {"supported": True},
+            },
+        },
     }
 
 
