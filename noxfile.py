@@ -91,9 +91,9 @@ def with_engine(session: nox.Session) -> str:
 
 @nox.session(python=PYTHONS[0])
 def mutants(session: nox.Session) -> None:
-    """100,000 mutated bodies for each surface, new ones each time: none may end in a 500."""
+    """A million mutated bodies for each surface, new ones each time: none may end in a 500."""
     install(session, "test")
-    env = {"MUTANTS": "100000", "EXPLORE": "1"}
+    env = {"MUTANTS": "1000000", "EXPLORE": "1"}
     session.run("pytest", "-s", "tests/gateway/test_mutants.py", *session.posargs, env=env)
 
 

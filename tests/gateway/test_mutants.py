@@ -1,4 +1,4 @@
-"""goal_R60: no mutated body of any surface ends in a 500. A share in each run, 100,000 each with `nox -s mutants`."""
+"""goal_R60: no mutated body of any surface ends in a 500. A million each with `nox -s mutants`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.mutants import encoded, mutants
 
 __all__ = ["app"]
 
-COUNT = int(os.environ.get("MUTANTS", "1000"))
+COUNT = int(os.environ.get("MUTANTS", "100000"))
 SEED = random.SystemRandom().randrange(1 << 32) if os.environ.get("EXPLORE") else 0
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "$schema": "https://x"}
