@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,15 @@ from tests.support.readers import messages as read_messages
 from tests.support.readers import responses as read_responses
 from tests.support.scripted import ScriptedNeuron, says, streams
 
+ROWS = 27  # of protocol 1.2
 MESSAGE = {"model": "tiny", "max_tokens": 100, "messages": [rows.ASK]}
 RESPONSE = {"model": "tiny", "input": "Who are you?"}
 OVER = chunk({}, "stop") + DONE
+
+
+def test_every_row_has_a_test() -> None:
+    found = re.findall(r"(?<![A-Z])V(\d+)", Path(__file__).read_text() + " ".join(row[0] for row in rows.MESSAGES))
+    assert {int(number) for number in found} == set(range(1, ROWS + 1))
 
 
 @pytest.mark.parametrize(("fields", "told", "untold"), [pytest.param(*row[1:], id=row[0]) for row in rows.MESSAGES])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -25,10 +25,13 @@ from cortex_gateway.relay.large import Large
 from cortex_gateway.relay.relay import Relay
 from cortex_gateway.serving.life import Life
 from cortex_gateway.serving.server import serve
+from tests.support.readers import messages, responses
 from tests.support.scripted import ScriptedNeuron
 from tests.support.until import until_async
 
 CHAT = "/v1/chat/completions"
+STRICT: Mapping[str, Callable[[bytes], object]] = {"/messages": messages.read, "/responses": responses.read}
+"""Whatever a test looks for: a translated stream that ends cleanly is one that the strictest clients take."""
 TINY, BIG = Profile(id="tiny", vram_mb=1000), Profile(id="big", vram_mb=4000)
 
 
@@ -123,6 +126,10 @@ async def _read(client: Client, method: str, path: str, body: bytes, headers: li
     async with client.request(method, path, body=body, headers=headers) as response:
         got, whole = await drained(response)
         found = {name.decode(): value.decode() for name, value in response.headers}
+        if whole and found.get("content-type", "").startswith("text/event-stream"):
+            for surface, read in STRICT.items():
+                if surface in path:
+                    read(got)
         return Got(status=response.status, headers=found, body=got, whole=whole)
 
 
