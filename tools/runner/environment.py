@@ -36,16 +36,20 @@ class Recipe:
     folder: Path
     requirements: tuple[Path, ...]
     weight: str  # for people
+    beside: tuple[Path, ...] = ()  # what cannot be installed with the rest: each in a folder of its name within
 
     def digest(self) -> str:
         """Of everything that, when it changes, makes the environment stale."""
         parts = [str(sys.version_info[:2]), version()]
-        parts += [path.read_text() for path in self.requirements]
+        parts += [path.read_text() for path in (*self.requirements, *self.beside)]
         parts += [(package / name).read_text() for package in PACKAGES for name in ("pyproject.toml", "hatch_build.py")]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-ENGINE = Recipe(ROOT / ".venv", (REQUIREMENTS / "engine.lock", REQUIREMENTS / "torch.txt"), "2.2 GB with vLLM")
+OPENAI_2 = REQUIREMENTS / "openai-2.txt"
+ENGINE = Recipe(
+    ROOT / ".venv", (REQUIREMENTS / "engine.lock", REQUIREMENTS / "torch.txt"), "2.2 GB with vLLM", (OPENAI_2,)
+)
 SIM = Recipe(ROOT / ".venv-sim", (REQUIREMENTS / "sim.lock",), "without vLLM")
 
 
@@ -115,18 +119,10 @@ def _make_with_uv(recipe: Recipe, python: Path) -> None:
                 raise
             # No wheel of torch where pip is told to look. The lock's hashes hold for everything else.
             _run([*sync, "--extra-index-url", TORCH_INDEX, "--index-strategy", "unsafe-best-match"], settings)
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python, "--no-deps"]
+    _add_beside(recipe, install, settings)
     with step("cortex-core, cortex-gateway, neuron, cortex-cli"):
-        install: list[str | Path] = [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            python,
-            "--no-deps",
-            "--no-build-isolation",
-        ]
-        _run([*install, *(f"--editable={package}" for package in PACKAGES)], settings)
+        _run([*install, "--no-build-isolation", *(f"--editable={package}" for package in PACKAGES)], settings)
 
 
 def _make_with_pip(recipe: Recipe, python: Path) -> None:
@@ -141,8 +137,17 @@ def _make_with_pip(recipe: Recipe, python: Path) -> None:
                 _run([*pip, "--no-compile", "-r", torch], {})
             except Unavailable:
                 _run([*pip, "--no-compile", "-r", torch, "--extra-index-url", TORCH_INDEX], {})
+    _add_beside(recipe, pip, {})
     with step("cortex-core, cortex-gateway, neuron, cortex-cli"):
         _run([*pip, "--no-build-isolation", *(f"--editable={package}" for package in PACKAGES)], {})
+
+
+def _add_beside(recipe: Recipe, install: list[str | Path], settings: dict[str, str]) -> None:
+    for pinned in recipe.beside:
+        folder = recipe.folder / pinned.stem
+        shutil.rmtree(folder, ignore_errors=True)
+        with step(pinned.stem):
+            _run([*install, "--require-hashes", "--target", folder, "-r", pinned], settings)
 
 
 def _uv() -> tuple[Path, dict[str, str]]:
