@@ -372,6 +372,25 @@ def test_a_drain_tells_idle_connections_of_their_end_at_once() -> None:
         assert ours.recv(1) == b"x"
 
 
+async def test_a_drain_lets_the_last_answer_of_an_idle_connection_leave() -> None:
+    """The app is done with it, and its reader is slow."""
+    size = 2**22  # more than the kernel keeps
+    answered = asyncio.Event()
+
+    async def large(_: Scope, __: Receive, send: Send) -> None:
+        await respond(send, 200, b"x" * size)
+        answered.set()
+
+    async with serving(large) as server, raw(server) as slow:
+        await slow.send(request())
+        await answered.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.drain(5.0, idle_grace_s=0.0))
+            await until_async(lambda: not server.has_idle)
+            answer = await slow.answer()
+        assert len(answer.body) == size
+
+
 async def test_leaving_the_server_ends_what_it_owns() -> None:
     ended = asyncio.Event()
 

@@ -16,6 +16,7 @@ from cortex_core.http.asgi import Scope
 from cortex_core.http.body import ChunkedBody, LengthBody
 from cortex_core.http.exchange import Exchange
 from cortex_core.http.framing import whole_answer
+from cortex_core.http.hangup import finish
 from cortex_core.http.head import Head, HeadReader, Refusal
 from cortex_core.http.pace import BodyPace, ReaderPace
 
@@ -268,6 +269,12 @@ class Connection(asyncio.Protocol):
                 self.transport.write_eof()
             except OSError:  # it has been reset meanwhile
                 self.transport.abort()
+
+    def finish(self) -> None:
+        """Closes an idle connection, and its client knows at once, unless the last answer is still to leave."""
+        if not self.is_tls and not self.transport.get_write_buffer_size():
+            finish(self.socket_fd)
+        self.close()
 
     def abort(self) -> None:
         """Drops the connection now, with everything unsent."""

@@ -25,7 +25,7 @@ import msgspec
 from cortex_core.http.acceptor import Acceptor
 from cortex_core.http.asgi import ASGIApp, Headers, Scope
 from cortex_core.http.connection import Connection, Phase
-from cortex_core.http.hangup import HangupWatch, finish, readable
+from cortex_core.http.hangup import HangupWatch, readable
 from cortex_core.http.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -125,9 +125,7 @@ class Server:
         await self._until(lambda: not self._idle and not self._acceptor.arriving, min(idle_grace_s, timeout_s))
         for connection in list(self._idle):
             if connection.phase is Phase.IDLE and not readable(connection.socket_fd):
-                if not connection.is_tls:
-                    finish(connection.socket_fd)
-                connection.close()
+                connection.finish()
         await self._until(lambda: not self._tasks and not self._idle, deadline - self.loop.time())
         await self._close()
 
