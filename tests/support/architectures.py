@@ -224,7 +224,7 @@ def write(folder: Path, architecture: Architecture) -> None:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(architecture.model_type, **architecture.config)
     model = getattr(transformers, architecture.auto).from_config(config).to(torch.bfloat16)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="500KB")  # of `llama-deep` two files
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(CHECKPOINT / file, folder)
 

@@ -48,6 +48,8 @@ CALLED_BY_NAME = [  # and replaced where it is called
     ("vllm.v1.engine.utils", "get_mp_context"),
     ("vllm.v1.executor.multiproc_executor", "get_mp_context"),
     ("vllm.transformers_utils.config", "with_retry"),
+    ("vllm.model_executor.model_loader.weight_utils", "tqdm"),
+    ("vllm.v1.worker.gpu_model_runner", "tqdm"),
 ]
 
 

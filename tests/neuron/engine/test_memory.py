@@ -67,5 +67,13 @@ async def test_the_context_of_a_small_placement_is_what_it_can_serve(
     assert truth.context == (placed.context or truth.context) <= truth.kv_tokens
 
 
+async def test_a_load_tells_of_its_bytes_and_files(tiny: Tiny, checkpoints: dict[str, Facts]) -> None:
+    engine = await tiny.load("llama-deep", checkpoint=checkpoints["llama-deep"].path)
+    await engine.close(5)
+    told = [step.detail for step in tiny.bench.progress if step.phase == "weights"]
+    assert "0 of 0 MiB, file 1 of 2" in told
+    assert told[-1] == "0 MiB, file 2 of 2"
+
+
 async def test_there_are_enough_architectures_for_a_verdict() -> None:
     assert len({architecture.model_type for architecture in ARCHITECTURES.values()}) >= 10

@@ -1,11 +1,10 @@
-"""What becomes of the replicas' engines: started, watched, put to sleep and woken, revived when they die, ended."""
+"""What becomes of the replicas' engines: started, watched, revived when they die, ended."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Literal
 
 from cortex_core.fleet import Failure, Known, State
@@ -27,8 +26,6 @@ STABLE_S = 60.0  # an engine that was ready for so long did not die of its start
 STRIKES_MOST = 6  # engines that died one after another, before the replica is given up
 MOVES_AT = 2  # engines that died one after another: the next one starts on other devices, if there is room
 REVIVE_S = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)  # before the first, second, ... start of such a row
-SLEEP_S = 60.0  # for weights to go to host memory
-WAKE_S = 120.0  # for weights to come back, from a disk at level 2
 
 
 class EngineKeeper:
@@ -86,7 +83,7 @@ class EngineKeeper:
         resident.ready_at = resident.idle_since = resident.progressed_at = now
         resident.served = False
         resident.advance(Event.SERVED)
-        self._open_gate(resident)
+        self.open_gate(resident)
         known = Known(
             model=resident.model,
             digest=resident.digest,
@@ -119,7 +116,8 @@ class EngineKeeper:
             self._hub.number()
             self._hub.finished(event)
 
-    def _open_gate(self, resident: Resident) -> None:
+    def open_gate(self, resident: Resident) -> None:
+        """As far as its cache and its profile let requests in."""
         most = max_in_flight(resident.profile, resident.kv_tokens, resident.context)
         resident.gate.open(most, resident.profile.max_queue_depth)
 
@@ -130,69 +128,16 @@ class EngineKeeper:
             return
         if resident.life.can(Event.REOPEN):
             resident.advance(Event.REOPEN)
-            self._open_gate(resident)
+            self.open_gate(resident)
             self._replicas.publish(resident)
         elif resident.state is State.SLEEPING:
-            self._shut(resident)
+            self.shut(resident)
         elif resident.state is State.RECOVERING:
             self._revive(resident)
 
-    # Sleep
-
-    async def sleep(self, resident: Resident, level: int) -> None:
-        """Give its device's memory back, but what a sleeping engine keeps. Its gate is closed, and nobody is in.
-
-        Raises:
-            EngineFailed: it did not; what it holds now is unknown, so it must not go on.
-        """
-        async with self._turn(resident, SLEEP_S) as engine:
-            await engine.sleep(level)
-        if not resident.life.can(Event.SLEEP):
-            raise EngineFailed("sleep", "its engine died")
-        resident.asleep_level = level
-        self._replicas.unclaim(resident)
-        self.asleep(resident)
-        log.info("%s (%s) sleeps at level %d", resident.model, resident.id, level)
-
-    def asleep(self, resident: Resident) -> None:
-        """It sleeps now, or goes on sleeping: called off before it woke."""
-        resident.advance(Event.SLEEP)
-        self._shut(resident)
-        victims, resident.victims = resident.victims, []
-        for victim in victims:
-            self.reopen(victim)
-        self._replicas.publish(resident)
-
-    async def wake(self, resident: Resident) -> None:
-        """Take the memory again that is promised to it, and open its gate. Raises EngineFailed as `sleep` does."""
-        async with self._turn(resident, WAKE_S) as engine:
-            await engine.wake(resident.asleep_level)
-        now = self._clock()
-        resident.ready_at = resident.idle_since = resident.progressed_at = now
-        resident.served = False
-        resident.advance(Event.SERVED)
-        self._open_gate(resident)
-        wake_s = now - resident.load_began
-        self._learned.measured(resident.model, resident.digest, self._host.kind, wake_s=round(wake_s, 3))
-        log.info("%s (%s) is awake after %.2f s", resident.model, resident.id, wake_s)
-        self._replicas.publish(resident)
-
-    @asynccontextmanager
-    async def _turn(self, resident: Resident, limit_s: float) -> AsyncIterator[Engine]:
-        """Its engine, alone on its devices, and not for ever."""
-        engine, spec = resident.engine, resident.spec
-        if engine is None or spec is None:
-            raise EngineFailed("sleep", "its engine is gone")
-        async with self._parts.owners.turn(spec.devices):
-            resident.load_began = self._clock()
-            try:
-                async with asyncio.timeout(limit_s):
-                    yield engine
-            except TimeoutError as error:
-                raise EngineFailed("sleep", f"it hangs: given up after {limit_s:g} s") from error
-
     @staticmethod
-    def _shut(resident: Resident) -> None:
+    def shut(resident: Resident) -> None:
+        """Nobody gets in: it sleeps."""
         resident.gate.close(Refused("sleeping", f"{resident.model} sleeps: load or wake it"))
 
     # Its end
@@ -258,7 +203,7 @@ class EngineKeeper:
         """After `abort`: it answers again."""
         resident.reason, resident.progressed_at = "", self._clock()
         if resident.state is State.READY:
-            self._open_gate(resident)
+            self.open_gate(resident)
 
     # Its engine's death, and what follows
 

@@ -18,6 +18,7 @@ from neuron.supervisor.parts import Parts
 from neuron.supervisor.refusals import Refused
 from neuron.supervisor.replicas import Replicas
 from neuron.supervisor.resident import Resident
+from neuron.supervisor.sleeper import Sleeper
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Work:
         self._hub = parts.hub
         self._replicas = replicas
         self._keeper = keeper
+        self._sleeper = Sleeper(parts, replicas, keeper)
 
     def load(self, running: Running, resident: Resident, evictions: Evictions) -> None:
         self._begin(running, resident, self._load(running, resident, evictions))
@@ -125,9 +127,9 @@ class Work:
         try:
             await self._evict(running, resident, evictions)
             running.step("waking", 0.0)
-            await self._keeper.wake(resident)
+            await self._sleeper.wake(resident)
         except Refused as refused:  # the drain ran out of time
-            self._keeper.asleep(resident)
+            self._sleeper.asleep(resident)
             self._fail(running, resident, refused)
         except EngineFailed as error:
             self._lost(running, resident, error)
@@ -164,7 +166,7 @@ class Work:
 
     async def _sleep_or_end(self, victim: Resident) -> None:
         try:
-            await self._keeper.sleep(victim, EVICTED_LEVEL)
+            await self._sleeper.sleep(victim, EVICTED_LEVEL)
             victim.work = None
         except EngineFailed as error:
             log.warning("%s (%s) leaves, for it cannot sleep: %s", victim.model, victim.id, error)
@@ -206,7 +208,7 @@ class Work:
 
     async def _sleep(self, running: Running, resident: Resident, level: int) -> None:
         try:
-            await self._keeper.sleep(resident, level)
+            await self._sleeper.sleep(resident, level)
         except EngineFailed as error:
             self._lost(running, resident, error)
         else:

@@ -29,6 +29,7 @@ _WORKER_PHASES = {
     "compile_or_warm_up_model": "warmup",
 }
 _THEN = {"profile": "kv_cache"}  # between the two the core divides the memory, and finds that it is too little
+_CAPTURES_GRAPHS = ("vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.cudagraph_utils")  # each in its version
 _TICK_S = 0.1  # between two reports of bytes
 
 
@@ -38,6 +39,8 @@ def install(emit: Emitter, checkpoint: Path) -> None:
     _hook_core(emit)
     _hook_workers(emit)
     _hook_weights(emit, checkpoint)
+    for module in filter(None, map(sys.modules.get, _CAPTURES_GRAPHS)):
+        _hook_bars(module, lambda number, of: emit.progress("warmup", number / of, f"graph {number} of {of}"))
 
 
 def _fork_children() -> None:
@@ -149,11 +152,32 @@ def _phase(emit: Emitter, phase: str, work: Callable[[], Any], *, rank: int) -> 
     return result
 
 
+def _hook_bars(module: Any, tell: Callable[[int, int], None]) -> None:
+    """Tell what a module of vLLM's shows as a progress bar: the item that is next, from 1, of how many."""
+
+    class Told(module.tqdm):
+        def __iter__(self) -> Iterator[Any]:
+            for number, item in enumerate(super().__iter__(), 1):
+                if self.total:
+                    tell(number, int(self.total))
+                yield item
+
+    module.tqdm = Told
+
+
 def _hook_weights(emit: Emitter, checkpoint: Path) -> None:
+    from vllm.model_executor.model_loader import weight_utils
     from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
     get_all_weights = DefaultModelLoader.get_all_weights
     total = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    file = ""
+
+    def next_file(number: int, of: int) -> None:
+        nonlocal file
+        file = f", file {number} of {of}"
+
+    _hook_bars(weight_utils, next_file)
 
     def hooked(self: Any, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
         loaded, due = 0, 0.0
@@ -161,9 +185,9 @@ def _hook_weights(emit: Emitter, checkpoint: Path) -> None:
             loaded += tensor.numel() * tensor.element_size()
             if (now := time.monotonic()) >= due:
                 due = now + _TICK_S
-                emit.progress("weights", min(1.0, loaded / max(1, total)), f"{loaded >> 20} of {total >> 20} MiB")
+                emit.progress("weights", min(1.0, loaded / max(1, total)), f"{loaded >> 20} of {total >> 20} MiB{file}")
             yield name, tensor
-        emit.progress("weights", 1.0, f"{loaded >> 20} MiB")
+        emit.progress("weights", 1.0, f"{loaded >> 20} MiB{file}")
 
     load_weights = DefaultModelLoader.load_weights
 
