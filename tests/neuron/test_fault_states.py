@@ -177,7 +177,9 @@ async def test_a_fault_is_told_within_two_seconds(short_path: Path, fault: Fault
             return health.status == "impaired" and told and shown
 
         await until_async(right, timeout_s=RIGHT_WITHIN_S + 1)
-        assert asyncio.get_running_loop().time() - began <= RIGHT_WITHIN_S
+        told_s = asyncio.get_running_loop().time() - began
+        print(f"\n{fault.problem}: told after {told_s:.2f} s")  # noqa: T201 - the figure
+        assert told_s <= RIGHT_WITHIN_S
 
 
 def no_engine(config: NeuronConfig) -> NeuronConfig:

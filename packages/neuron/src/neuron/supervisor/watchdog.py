@@ -44,7 +44,8 @@ class Watchdog:
         self._spawn = parts.spawn
         self._replicas = replicas
         self._keeper = keeper
-        self._counted: dict[str, float] = {}  # replica → its counters when last asked
+        self._counted: dict[str, float] = {}  # replica → its counters when it last answered
+        self._mute: set[str] = set()  # replicas that did not answer when last asked
 
     async def look(self) -> None:
         """At all of them side by side: one that does not answer must not hide the next."""
@@ -55,12 +56,13 @@ class Watchdog:
     async def _look_at(self, resident: Resident) -> None:
         if not self._works(resident):
             self._counted.pop(resident.id, None)
+            self._mute.discard(resident.id)
             return
-        if self._clock() - resident.progressed_at >= self._stall_s * ASK_PART:
+        silent_s = self._clock() - resident.progressed_at
+        if silent_s >= self._stall_s * ASK_PART and not (silent_s >= self._stall_s and resident.id in self._mute):
             await self._ask(resident)
         silent_s = self._clock() - resident.progressed_at
         if silent_s >= self._stall_s and self._works(resident):
-            self._counted.pop(resident.id, None)
             self._end_its_hanging(resident, f"it hangs: no token for {silent_s:.0f} s")
 
     def _works(self, resident: Resident) -> bool:
@@ -71,7 +73,12 @@ class Watchdog:
         if resident.client is None:
             return
         left_s = self._stall_s - (self._clock() - resident.progressed_at)
-        counted = values(await scrape(resident.client, min(SCRAPE_S, max(ANSWER_S, left_s))), COUNTERS)
+        text = await scrape(resident.client, min(SCRAPE_S, max(ANSWER_S, left_s)))
+        if not text:
+            self._mute.add(resident.id)
+            return
+        self._mute.discard(resident.id)
+        counted = values(text, COUNTERS)
         before = self._counted.get(resident.id)
         self._counted[resident.id] = counted
         if before is not None and counted > before:
