@@ -136,6 +136,14 @@ async def test_rule_L_05_the_sdk_sends_a_long_recording(beast: ScriptedNeuron, s
     assert LONG in asked.body
 
 
+async def test_rule_L_05_a_form_waits_for_a_load(beast: ScriptedNeuron, served: Running) -> None:
+    beast.answers = says(SAID)
+    body = of(field("model", "big"), FILE)
+    got = await served.ask("POST", "/v1/audio/transcriptions", body, {"content-type": KIND})
+    assert (got.status, got.headers["x-cortex-model-state"]) == (200, "cold")
+    assert beast.asked[0].body == body
+
+
 class Upload:
     """A form that is sent by hand, and `rest` of it later."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from cortex_core.config.cortex import Gateway
@@ -17,7 +16,7 @@ from cortex_gateway.policy import form
 from cortex_gateway.policy.aliases import Names, resolve
 from cortex_gateway.policy.body import MAX_SESSION, Target, Wanted, read
 from cortex_gateway.policy.facts import facts, untold
-from cortex_gateway.relay.call import Call
+from cortex_gateway.relay.call import Again, Call
 from cortex_gateway.relay.held import Charge, Held
 from cortex_gateway.relay.large import LARGE_BYTES, Large
 from cortex_gateway.relay.record import Record
@@ -114,15 +113,7 @@ class Desk:
                 session = value[:MAX_SESSION].decode("latin-1")
         release = self._held.charge(declared)
         try:
-            again: Callable[[], Awaitable[Wanted]] | None = None
-            if dialect is Dialect.OPENAI_AUDIO:
-                wanted = await self._form(request, release)
-            else:
-                body = await request.body()
-                release.grow_to(len(body))
-                wanted = await self._read(body, dialect, counting=counting)
-                if self.target(wanted.asked, dialect).untold:
-                    again = partial(self._read, body, dialect, counting=counting)
+            wanted, again = await self._wanted(request, release, dialect, counting=counting)
         except BaseException:
             release()
             raise
@@ -140,9 +131,21 @@ class Desk:
         record = Record(
             request_id=request_id, model=wanted.model, dialect=dialect, stream=wanted.stream, arrived=arrived
         )
-        call = Call(send, target, wanted, want, record, release)
-        call.again = again
-        return call
+        return Call(send, target, wanted, want, record, release, again)
+
+    async def _wanted(
+        self, request: Request, release: Charge, dialect: Dialect, *, counting: bool
+    ) -> tuple[Wanted, Again | None]:
+        """What a request wants; and what reads it anew, where the load that it waits for tells more of its model."""
+        if dialect is Dialect.OPENAI_AUDIO:
+            return await self._form(request, release), None
+        body = await request.body()
+        release.grow_to(len(body))
+        wanted = await self._read(body, dialect, counting=counting)
+        if not self.target(wanted.asked, dialect).untold:
+            return wanted, None
+        release.grow_to(len(body) + len(wanted.payload))
+        return wanted, partial(self._read, body, dialect, counting=counting)
 
     async def _read(self, body: bytes, dialect: Dialect, *, counting: bool) -> Wanted:
         resolve = partial(self.target, dialect=dialect)

@@ -17,6 +17,10 @@ _REQUEST_ID, _NEURON = REQUEST_ID_HEADER.encode(), NEURON_HEADER.encode()
 _MODEL_STATE, _SIMULATED = MODEL_STATE_HEADER.encode(), SIMULATED_HEADER.encode()
 
 
+Again = Callable[[], Awaitable[Wanted]]
+"""Reads a request anew, with what is known by then. Raises CortexError."""
+
+
 class Call:
     """One client's request on its way. `release` gives back what its body held; it is called once."""
 
@@ -36,7 +40,14 @@ class Call:
     )
 
     def __init__(
-        self, send: Send, target: str, wanted: Wanted, want: Want, record: Record, release: Callable[[], None]
+        self,
+        send: Send,
+        target: str,
+        wanted: Wanted,
+        want: Want,
+        record: Record,
+        release: Callable[[], None],
+        again: Again | None = None,
     ) -> None:
         self.send = send
         self.target = target
@@ -49,7 +60,7 @@ class Call:
         self.answer: bytes | None = None  # a whole JSON answer
         self.headers: list[tuple[bytes, bytes]] = []  # of the answer
         self.payload = wanted.payload
-        self.again: Callable[[], Awaitable[Wanted]] | None = None  # reads the request anew, when more is known
+        self.again = again
 
     async def read_again(self) -> None:
         """The load that it waited for has told what its model needs: what was translated for any model is so for it.
