@@ -10,6 +10,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tools.bench.cores import cores
@@ -41,7 +42,7 @@ SPLICED = {
 
 TRANSLATED = {"messages": messages(), "responses": responses()}  # from the engine's chat stream, by ours alone
 
-MEASURES = ("json", "plain", "spliced", "translated", "paced", "fixed_rate", "memory")
+MEASURES = ("json", "plain", *SPLICED, "translated", "paced", "fixed_rate", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +98,14 @@ def _systems(stage: Stage, plan: Plan, outcome: Outcome) -> list[System]:
 
 
 class _Bench:
-    """The measurements. A peer that fails one is told of in `failed`, and lacks that figure."""
+    """The measurements. A peer that fails one is told of in `failed`, once, and lacks that figure."""
 
     def __init__(self, mock: Mock, load: Load, plan: Plan) -> None:
         self._mock = mock
         self._load = load
         self._seconds = plan.seconds
         self._plan = plan
-        self.failed: list[str] = []
+        self._failed: dict[tuple[str, str], str] = {}  # by system and measure
 
     def round(self, systems: list[System], number: int, line: Line) -> dict[str, Figures]:
         """Each measurement on each system in turn; each round begins with another system."""
@@ -116,7 +117,7 @@ class _Bench:
                 try:
                     figures[system.name] |= measure(system)
                 except Failed as failed:
-                    self._fail(system, f"{name}: {failed}")
+                    self._fail(system, name, failed)
         _subtract_direct(figures)
         _compare_translated(figures[OURS])
         return figures
@@ -130,26 +131,30 @@ class _Bench:
             try:
                 held_mb = self._load.rss_mb_with_open(system, PLAIN, self._plan.open_streams)
             except Failed as failed:
-                self._fail(system, f"memory: {failed}")
+                self._fail(system, "memory", failed)
                 continue
             into[system.name]["rss_mb"] = held_mb
         self._mock.pace()
 
     def _measures(self) -> dict[str, Callable[[System], Figures]]:
-        every = {
+        every: dict[str, Callable[[System], Figures]] = {
             "json": self._json,
             "plain": self._plain,
-            "spliced": self._spliced,
+            **{name: partial(self._spliced, name) for name in SPLICED},
             "translated": self._translated,
             "paced": self._paced,
             "fixed_rate": self._fixed_rate,
         }
         return {name: measure for name, measure in every.items() if name in self._plan.measures}
 
-    def _fail(self, system: System, why: str) -> None:
+    @property
+    def failed(self) -> list[str]:
+        return list(self._failed.values())
+
+    def _fail(self, system: System, name: str, failed: Failed) -> None:
         if system.name == OURS:
-            raise Failed(why)
-        self.failed.append(why)
+            raise failed
+        self._failed[system.name, name] = f"{name}: {failed}"
 
     def _json(self, system: System) -> Figures:
         ran = self._load.run(system, JSON, CONNECTIONS, self._seconds)
@@ -167,13 +172,9 @@ class _Bench:
             "idle_rss_mb": rss_mb(system.pids),
         }
 
-    def _spliced(self, system: System) -> Figures:
-        figures: Figures = {}
-        for name, body in SPLICED.items():
-            ran = self._load.run(system, body, CONNECTIONS, self._seconds, "stream")
-            figures[f"{name}_per_s"] = ran.requests_per_s
-            figures[f"{name}_cpu_us"] = ran.cpu_us_per_request
-        return figures
+    def _spliced(self, name: str, system: System) -> Figures:
+        ran = self._load.run(system, SPLICED[name], CONNECTIONS, self._seconds, "stream")
+        return {f"{name}_per_s": ran.requests_per_s, f"{name}_cpu_us": ran.cpu_us_per_request}
 
     def _translated(self, system: System) -> Figures:
         figures: Figures = {}

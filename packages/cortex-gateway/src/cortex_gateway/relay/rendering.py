@@ -6,7 +6,6 @@ errors and the end.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Protocol
 
@@ -76,7 +75,7 @@ def rendering(wanted: Wanted, dialect: Dialect, request_id: str) -> Rendering:
             return Responses(context, f"resp_{suffix}")
 
 
-_ENDS = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)|(?<=\r\r)")
+_REASONING = b'"reasoning"'
 
 
 class _SplicedTap(StreamTap):
@@ -93,10 +92,17 @@ class _SplicedTap(StreamTap):
         events = super().feed(chunk)
         if not self._at_need:
             return self._stream.feed(events)
-        if b'"reasoning"' not in events:
+        found = events.find(_REASONING)
+        if found < 0:
             return events
-        each = _ENDS.split(events)
-        return b"".join(self._stream.feed(event) if b'"reasoning"' in event else event for event in each)
+        pieces: list[bytes] = []
+        at = 0
+        while found >= 0:
+            before, end = events.rfind(b"\n\n", at, found), events.index(b"\n\n", found) + 2
+            start = at if before < 0 else before + 2
+            pieces += events[at:start], self._stream.feed(events[start:end])
+            at, found = end, events.find(_REASONING, end)
+        return b"".join((*pieces, events[at:]))
 
 
 _NO_TAP = StreamTap()  # of an answer that is no stream

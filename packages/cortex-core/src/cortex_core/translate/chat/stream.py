@@ -22,8 +22,8 @@ from cortex_core.translate.chat.tools import unshimmed
 _MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 _REASONING = re.compile(rb'"reasoning"\s*:\s*("(?:[^"\\]|\\.)*")(?!,"reasoning_content")')
 _NULLS = re.compile(b',"(?:%b)":null' % "|".join(VLLM_NULLS).encode())
-_TEXT = b'{"content":"'
-_TEXT_DELTA = re.compile(rb'"delta":(\{"content":"(?:[^"\\]|\\.)*"\})')
+_TEXT, _THOUGHT = b'{"content":"', b'{"reasoning":"'
+_DELTA = re.compile(rb'"delta":(\{"(?:content|reasoning)":"(?:[^"\\]|\\.)*"\})')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{(?!"prompt_tokens":\d+,"total_tokens":\d+,"completion_tokens":\d)')
 
 
@@ -44,7 +44,7 @@ class ChatStream:
         self._context = context
         self._model = b'"model":' + encode(context.model)
         self._engine = b'"model":' + encode(engine_model)  # as the engine writes it, which the first event shows
-        self._head = self._new_head = b""  # of events that bring text alone, around it: the same all the time
+        self._head = self._new_head = b""  # of events that bring words alone, around them: the same all the time
         self._tail = self._new_tail = b""
         self._rename = engine_model != context.model
         self._calls: dict[int, _Calls] = {}
@@ -53,8 +53,13 @@ class ChatStream:
         """Whole events, as the client gets them."""
         if self._head and events.startswith(self._head) and events.endswith(self._tail):
             delta = events[len(self._head) : -len(self._tail)]
-            if delta.startswith(_TEXT) and delta.find(b'"}') == len(delta) - 2 and b'","' not in delta:
+            ends = delta.find(b'"}') == len(delta) - 2
+            if ends and delta.startswith(_TEXT) and b'","' not in delta:
                 return b"".join((self._new_head, delta, self._new_tail))
+            if ends and delta.startswith(_THOUGHT) and delta.count(b'"') == 4:
+                said = delta[len(_THOUGHT) - 1 : -1]
+                both = (b'{"reasoning":', said, b',"reasoning_content":', said, b"}")
+                return b"".join((self._new_head, *both, self._new_tail))
         if _to_decode(events):
             return b"".join([self._event(event) for event in events.split(b"\n\n") if event])
         if not self._head:
@@ -62,8 +67,8 @@ class ChatStream:
         return self._splice(events)
 
     def _learn(self, event: bytes) -> None:
-        """What stands around the text of an event, so that those after it need no search."""
-        found = _TEXT_DELTA.search(event)
+        """What stands around the words of an event, so that those after it need no search."""
+        found = _DELTA.search(event)
         if found is None or event.find(b"\n\n") != len(event) - 2:
             return
         self._head, self._tail = event[: found.start(1)], event[found.end(1) :]
