@@ -100,6 +100,7 @@ class Architecture(NamedTuple):
     config: Mapping[str, Any]
     auto: str = "AutoModelForCausalLM"
     options: Mapping[str, Any] = {}
+    file: str = "5GB"  # of weights, at most
 
 
 LARGE = Architecture(
@@ -119,7 +120,9 @@ LARGE = Architecture(
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", _TEXT),
     "llama-tied": Architecture("llama", _TEXT | {"tie_word_embeddings": True}),
-    "llama-deep": Architecture("llama", _TEXT | {"num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 64}),
+    "llama-deep": Architecture(
+        "llama", _TEXT | {"num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 64}, file="500KB"
+    ),
     "mistral": Architecture("mistral", _TEXT | {"sliding_window": None}),
     "mistral-sliding": Architecture("mistral", _TEXT | {"sliding_window": 256}, options=_SMALL_BATCHES),
     "qwen2": Architecture("qwen2", _TEXT),
@@ -224,7 +227,7 @@ def write(folder: Path, architecture: Architecture) -> None:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(architecture.model_type, **architecture.config)
     model = getattr(transformers, architecture.auto).from_config(config).to(torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size="500KB")  # of `llama-deep` two files
+    model.save_pretrained(folder, max_shard_size=architecture.file)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(CHECKPOINT / file, folder)
 
