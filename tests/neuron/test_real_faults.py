@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from cortex_core.fleet import Replica
 from cortex_core.http import BrokenResponse, Client, ConnectFailed
 from neuron.leftovers import SHARED_MEMORY
 from tests.neuron.contract.subject import Answer, Subject, rest_of
@@ -242,6 +243,26 @@ async def test_goal_R27_R28_an_engine_that_ends_or_hangs_is_replaced_and_its_sib
     if LONG:
         assert max(back_s) <= limit_s + max(load_s) + 5.0
         assert share(gaps_s, 0.99) <= 0.1
+
+
+@pytest.mark.skipif(not LONG, reason="what wakes has half a second to show it, which a busy machine may take")
+async def test_an_engine_that_goes_on_without_its_requests_is_not_started_again(
+    neuron: NeuronProcess, subject: Subject
+) -> None:
+    replica = await subject.load(FIRST)
+    core = engine_core(neuron, FIRST)
+    async with subject.streaming(replica, tokens=1900) as stream:
+        os.kill(core, signal.SIGSTOP)
+        await rest_of(stream)
+        os.kill(core, signal.SIGCONT)
+    await until_async(partial(answers, subject, replica), timeout_s=10, what="it answers again")
+    found = await subject.replica(FIRST)
+    assert found is not None
+    assert (found.version, alive(core)) == (replica.version, True)
+
+
+async def answers(subject: Subject, replica: Replica) -> bool:
+    return (await subject.ask(replica)).status == 200
 
 
 # ----------------------------------------------------------------------------------------------------------- kill -9

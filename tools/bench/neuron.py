@@ -18,6 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from cortex_core.fleet import Profile
+from neuron.sizing.checkpoints import read_checkpoint
+from neuron.sizing.fit import need
 from tools.bench.cores import cores
 from tools.bench.large import make_large
 from tools.bench.load import Failed, Load
@@ -36,14 +39,8 @@ from tools.tinymodel.fleet import CHECKPOINT, MODELS, make_models
 STOCK, NEURON, BOTH = "stock vLLM", "neuron", "gateway + neuron"
 TINY, LARGE = "tiny-beast", "large"
 TOKENS = 64  # of an answer, exactly: its end is ignored
-CONTEXT, KV_MB, MEMORY_MB = 1024, 64, 2000
+CONTEXT, VRAM_MB, MEMORY_MB = 1024, 600, 2000
 START_S = 300.0
-# The rest of what a neuron gives its engines on a CPU, in the command line's words.
-FLAGS = [
-    *("--max-model-len", str(CONTEXT), "--kv-cache-memory-bytes", str(KV_MB << 20), "--enforce-eager"),
-    *("--enable-prefix-caching", "--load-format", "safetensors", "--scheduling-policy", "priority"),
-    *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
-]
 ENGINE_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -133,6 +130,17 @@ def request(model: str, tokens: int = TOKENS) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
+def flags(checkpoint: Path) -> list[str]:
+    """The rest of what a neuron gives its engine on a CPU, with `VRAM_MB` for the model, as command line."""
+    facts = read_checkpoint(checkpoint, checkpoint.name)
+    kv_mb = need(facts, Profile(id=checkpoint.name, vram_mb=VRAM_MB)).kv_mb
+    return [
+        *("--max-model-len", str(CONTEXT), "--kv-cache-memory-bytes", str(kv_mb << 20), "--enforce-eager"),
+        *("--enable-prefix-caching", "--load-format", "safetensors", "--scheduling-policy", "priority"),
+        *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),
+    ]
+
+
 class _Host:
     """The processes of the comparison, in one folder."""
 
@@ -160,7 +168,8 @@ class _Host:
             f'models_dir = "models"\n[engine]\nkind = "vllm"\n[[devices]]\nid = "cpu:0"\nmemory_mb = {MEMORY_MB}\n'
         )
         models.write_text(
-            f'[[models]]\nid = "{self._model}"\nvram_mb = 600\nmax_in_flight = 256\nlimit = {{ context = {CONTEXT} }}\n'
+            f'[[models]]\nid = "{self._model}"\nvram_mb = {VRAM_MB}\nmax_in_flight = 256\n'
+            f"limit = {{ context = {CONTEXT} }}\n"
         )
         gateway.write_text(
             f'models_config = "models.toml"\n[gateway]\nlisten = "127.0.0.1:{self._ports[BOTH]}"\n'
@@ -183,7 +192,7 @@ class _Host:
     def load_and_unload(self) -> Figures:
         """From the command to the first token, and from the command to memory given back."""
         port = self._ports[NEURON]
-        profile = {"id": self._model, "vram_mb": 600, "max_in_flight": 256, "limit": {"context": CONTEXT}}
+        profile = {"id": self._model, "vram_mb": VRAM_MB, "max_in_flight": 256, "limit": {"context": CONTEXT}}
         began = time.monotonic()
         done = client.post(port, "/models/load", {"model": self._model, "profile": profile})
         if "replica" not in done:
@@ -200,7 +209,8 @@ class _Host:
         model = ["--model", str(self._folder / "models" / self._model), "--served-model-name", self._model]
         address = ["--host", "127.0.0.1", "--port", str(self._ports[STOCK])]
         quiet = ["--uvicorn-log-level", "warning"]
-        child = self._children.start("stock", sys.executable, "-m", module, *model, *address, *quiet, *FLAGS)
+        rest = flags(self._folder / "models" / self._model)
+        child = self._children.start("stock", sys.executable, "-m", module, *model, *address, *quiet, *rest)
         _until(lambda: self._answers(STOCK), START_S, child)
         return child
 
@@ -246,7 +256,7 @@ class _Host:
     def rss_of_three_mb(self) -> float:
         """The daemon's own memory, after all that it has done and with three models loaded."""
         for model in MODELS:
-            profile = {"id": model, "vram_mb": 600, "limit": {"context": CONTEXT}}
+            profile = {"id": model, "vram_mb": VRAM_MB, "limit": {"context": CONTEXT}}
             client.post(self._ports[NEURON], "/models/load", {"model": model, "profile": profile})
         return own_rss_mb(self.daemon)
 

@@ -21,7 +21,7 @@ from cortex_gateway.sim.trace import percentile
 from tools.bench.cores import machine
 from tools.bench.mock import free_port
 from tools.bench.native import Missing
-from tools.bench.neuron import CONTEXT, ENGINE_ENVIRONMENT, FLAGS, START_S
+from tools.bench.neuron import CONTEXT, ENGINE_ENVIRONMENT, START_S, VRAM_MB, flags
 from tools.bench.processes import family
 from tools.runner import client
 from tools.runner.children import Child, Children
@@ -31,7 +31,7 @@ from tools.runner.report import step
 from tools.tinymodel.fleet import ANSWERS, CHECKPOINT, QUESTION, make_models
 
 A, B = "tiny-beast", "tiny-benjy"
-REPLICA_MB, MEMORY_MB = 600, 1000  # one fits
+MEMORY_MB = 1000  # one fits
 LOOPBACK = {"VLLM_HOST_IP": "127.0.0.1"}  # an interface that comes or goes while it starts must not matter
 GOAL = 0.5  # of the time that restarting takes
 MIXED = ((0.0, A), (0.2, A), (0.5, B), (1.0, A), (2.0, B), (2.2, B), (3.0, A), (4.0, B), (4.1, B), (4.2, A))
@@ -99,7 +99,7 @@ class Ours:
         )
         (folder / "models.toml").write_text(
             "".join(
-                f'[[models]]\nid = "{model}"\nvram_mb = {REPLICA_MB}\nlimit = {{ context = {CONTEXT} }}\n'
+                f'[[models]]\nid = "{model}"\nvram_mb = {VRAM_MB}\nlimit = {{ context = {CONTEXT} }}\n'
                 for model in (A, B)
             )
         )
@@ -174,10 +174,11 @@ class Restarting:
 
     def _start(self, model: str) -> None:
         module = "vllm.entrypoints.openai.api_server"
-        served = ["--model", str(self._folder / "models" / model), "--served-model-name", model]
+        checkpoint = self._folder / "models" / model
+        served = ["--model", str(checkpoint), "--served-model-name", model, *flags(checkpoint)]
         address = ["--host", "127.0.0.1", "--port", str(self._port), "--uvicorn-log-level", "warning"]
         self._starts += 1
-        self._server = self._children.start("stock", sys.executable, "-m", module, *served, *address, *FLAGS)
+        self._server = self._children.start("stock", sys.executable, "-m", module, *served, *address)
         self._model = model
         until(self._answers, self._server)
 
