@@ -61,7 +61,7 @@ async def test_the_zygote_is_no_child_of_the_terminal(toy: Bench) -> None:
     async with running(toy.owner()) as owner:
         engine = await toy.load(owner, toy.spec())
         zygote = zygote_of(owner)
-        assert os.getsid(zygote) == zygote
+        assert os.getpgid(zygote) == zygote
         os.kill(zygote, signal.SIGINT)
         os.kill(zygote, signal.SIGTERM)
         second = await toy.load(owner, toy.spec())  # it answers, so it lives

@@ -39,14 +39,14 @@ class Zygote:
         self._unusable = ""
 
     async def start(self, python: str, setup: wire.Setup, environment: Mapping[str, str], log: Path) -> None:
-        """Start it in a session of its own, so that no terminal signal reaches it."""
+        """Start it. It leads a process group of its own at once, so that no terminal signal reaches it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, _emptied(log) as output:
             arguments = [str(theirs.fileno()), str(os.getpid()), msgspec.json.encode(setup).decode()]
             self._process = await asyncio.create_subprocess_exec(
                 python, "-m", "neuron.zygote", *arguments,
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=[theirs.fileno()], env=dict(environment), start_new_session=True,
+                pass_fds=[theirs.fileno()], env=dict(environment),
             )  # fmt: skip
         self.pid = self._process.pid
         self._log = log

@@ -61,6 +61,8 @@ def load_program(setup: wire.Setup) -> Program:
 def serve(fd: int, parent: int, setup: wire.Setup, no_fork: str = "") -> NoReturn:
     """Be the zygote on the socket `fd` of the daemon `parent`. `no_fork`: why loads must not be forks, if so."""
     os.set_inheritable(fd, False)
+    # No session of its own: as an autogroup (sched(7)) the engines would outweigh the daemon, which waited for seconds.
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C on the terminal is the daemon's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent)
