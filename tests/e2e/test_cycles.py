@@ -64,6 +64,7 @@ def test_a_simulated_replica_leaves_nothing(sim: Cluster) -> None:
 
 @pytest.mark.engine
 @engines.needs_vllm
+@pytest.mark.timeout(20 * CYCLES + 100)
 def test_a_real_replica_leaves_nothing(vllm: Cluster, record_property: Callable[[str, object], None]) -> None:
     neuron = vllm.beast
     cycle(neuron)
