@@ -2,7 +2,7 @@
 
     python3 -m tools.roles [gateway | cli | neuron | neuron-both …]
 
-Limits are the issue's: a gateway within 50 MB and 10 s, and never torch. Exit code 1 where one does not hold.
+A gateway takes at most 50 MB and 10 s, and nothing but an engine brings torch. Exit code 1 where that does not hold.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def judge(name: str, role: Role, found: Installed) -> list[str]:
     problems = [f"{name} pulls {one}" for one in found.names if one.startswith(HEAVY)]
     if found.megabytes > role.limit_mb:
         problems.append(f"{name} takes {found.megabytes:.1f} MB, more than {role.limit_mb:g}")
-    if name.startswith("gateway") and found.seconds > GATEWAY_S:
+    if name == "gateway" and found.seconds > GATEWAY_S:
         problems.append(f"{name} takes {found.seconds:.1f} s, more than {GATEWAY_S:g}")
     if role.says not in found.said:
         problems.append(f"{name} does not run: {found.said}")
