@@ -86,6 +86,15 @@ def told(what: str, values: list[float]) -> None:
     print(f"\n{what}: {', '.join(figures)} ms of {len(values)}")  # noqa: T201 - the figures are what it is for
 
 
+# ------------------------------------------------------------------------------------- whose turn on the processor
+
+
+async def test_the_daemon_waits_for_its_turn_and_its_engines_do_not(neuron: NeuronProcess, subject: Subject) -> None:
+    await subject.load(FIRST)
+    assert os.sched_getscheduler(neuron.pid) == os.SCHED_BATCH
+    assert {os.sched_getscheduler(pid) for pid in children(neuron.pid)} == {os.SCHED_OTHER}
+
+
 # ---------------------------------------------------------------------------------------------- R12: the client left
 
 

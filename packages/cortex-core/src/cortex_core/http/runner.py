@@ -7,12 +7,15 @@ import resource
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from cortex_core.processor import wait_for_turn
+
 T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run`, on uvloop where it can be imported."""
     raise_descriptor_limit()
+    wait_for_turn()
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
         import uvloop

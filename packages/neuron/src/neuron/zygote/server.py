@@ -21,6 +21,7 @@ from typing import NoReturn, Protocol, cast
 
 import msgspec
 
+from cortex_core.processor import take_turn_at_once
 from neuron.zygote import child, wire
 from neuron.zygote.parent import adopt_orphans, die_with_parent
 
@@ -63,6 +64,7 @@ def serve(fd: int, parent: int, setup: wire.Setup, no_fork: str = "") -> NoRetur
     os.set_inheritable(fd, False)
     # No session of its own: as an autogroup (sched(7)) the engines would outweigh the daemon, which waited for seconds.
     os.setpgid(0, 0)
+    take_turn_at_once()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C on the terminal is the daemon's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent)
