@@ -11,7 +11,7 @@ from tools.bench.report import Table
 from tools.runner.environment import ENGINE, SIM, Unavailable, ready
 from tools.runner.report import say
 
-EVERY = ["json", "plain", "spliced", "alias", "reasoning", "translated", "paced", "fixed_rate", "memory"]
+EVERY = ["json", "steady", "plain", "spliced", "alias", "reasoning", "translated", "paced", "fixed_rate", "memory"]
 
 
 def main(arguments: list[str]) -> int:

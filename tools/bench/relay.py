@@ -28,6 +28,7 @@ from tools.runner.report import Line, say, step
 CONNECTIONS = 32
 PACED_STREAMS, PACED_INTERVAL_US = 64, 10_000  # 100 tokens a second each
 FIXED_RATE = 200  # requests a second, at which added TTFT is read
+STEADY_RATE = 2000  # JSON requests a second, which one process carries: each then comes by itself
 WAITING = 256  # connections that such a system may need at once
 OPEN_STREAMS = 1000
 HOLD_TOKENS, HOLD_INTERVAL_US = 60, 1_000_000
@@ -42,7 +43,7 @@ SPLICED = {
 
 TRANSLATED = {"messages": messages(), "responses": responses()}  # from the engine's chat stream, by ours alone
 
-MEASURES = ("json", "plain", *SPLICED, "translated", "paced", "fixed_rate", "memory")
+MEASURES = ("json", "steady", "plain", *SPLICED, "translated", "paced", "fixed_rate", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class _Bench:
     def _measures(self) -> dict[str, Callable[[System], Figures]]:
         every: dict[str, Callable[[System], Figures]] = {
             "json": self._json,
+            "steady": self._steady,
             "plain": self._plain,
             **{name: partial(self._spliced, name) for name in SPLICED},
             "translated": self._translated,
@@ -159,6 +161,12 @@ class _Bench:
     def _json(self, system: System) -> Figures:
         ran = self._load.run(system, JSON, CONNECTIONS, self._seconds)
         return {"json_per_s": ran.requests_per_s, "json_cpu_us": ran.cpu_us_per_request}
+
+    def _steady(self, system: System) -> Figures:
+        if system.slow:
+            return {}
+        ran = self._load.run(system, JSON, WAITING, self._seconds, "rate", str(STEADY_RATE))
+        return {"steady_cpu_us": ran.cpu_us_per_request}
 
     def _plain(self, system: System) -> Figures:
         ran = self._load.run(system, PLAIN, CONNECTIONS, self._seconds, "stream")
@@ -219,4 +227,5 @@ def _subtract_direct(figures: dict[str, Figures]) -> None:
             key = f"ttft_{quantile}_ms"
             if name != DIRECT and key in of_system and key in direct:
                 of_system[f"added_{key}"] = of_system[key] - direct[key]
-    direct.pop("json_cpu_us", None)
+    for key in ("json_cpu_us", "steady_cpu_us"):
+        direct.pop(key, None)
