@@ -77,7 +77,8 @@ class Load:
     async def _ask(self, client: Client | None) -> None:
         asked = question(stream=False)
         if client is None:
-            self.answered += await self._over_a_new_one(asked, b"I am tiny")
+            if await self._over_a_new_one(asked, b"I am tiny"):
+                self.answered += 1  # `+= await` would add to what it was before the wait
             return
         head, _, body = asked.partition(b"\r\n\r\n")
         try:
