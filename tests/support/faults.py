@@ -61,7 +61,8 @@ class FaultyWire:
     tapes: list[Tape] | None = None  # given a list, every connection is recorded
 
     async def __aenter__(self) -> Self:
-        self._lines: dict[asyncio.Task[None], _Line | None] = {}
+        self._lines: dict[asyncio.Task[None], _Line | None] = {}  # None: the far side is still connected to
+        self._drops = self._hushes = 0
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
         self.address = f"{host}:{port}"
@@ -81,12 +82,14 @@ class FaultyWire:
 
     def hush(self) -> None:
         """Every connection that is open now falls silent; later ones pass."""
+        self._hushes += 1
         for line in self._lines.values():
             if line is not None:
                 line.silent = True
 
     def drop(self) -> None:
         """Every connection that is open now is closed, both ways; later ones pass."""
+        self._drops += 1
         for line in self._lines.values():
             if line is not None:
                 line.close()
@@ -102,8 +105,10 @@ class FaultyWire:
             pass  # the proxy closes: asyncio's streams would report a cancelled handler as an error
         finally:
             del self._lines[task]
+            writer.transport.abort()
 
     async def _line(self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fault, drops, hushes = self.fault, self._drops, self._hushes
         try:
             if self.target.startswith("unix:"):
                 far = await asyncio.open_unix_connection(self.target.removeprefix("unix:"))
@@ -114,13 +119,15 @@ class FaultyWire:
             _reset(writer)
             return
         self.open += 1
-        line = self._lines[task] = _Line(self, self.fault, (reader, writer), far)
+        line = self._lines[task] = _Line(self, fault, (reader, writer), far)
+        line.silent = hushes != self._hushes
+        if drops != self._drops:
+            line.close()
         try:
             await line.run()
         finally:
             self.open -= 1
-            for end in (writer, far[1]):
-                end.transport.abort()
+            far[1].transport.abort()
 
 
 class _Line:
