@@ -19,7 +19,16 @@ from typing import Protocol
 
 from cortex_core import neuron_api
 from cortex_core.errors import CortexError
-from cortex_core.http import BodyTooLarge, BrokenResponse, Client, ConnectFailed, Response, header_lines, respond
+from cortex_core.http import (
+    BodyTooLarge,
+    BrokenResponse,
+    Client,
+    ConnectFailed,
+    Moderation,
+    Response,
+    header_lines,
+    respond,
+)
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.dispatch.dispatcher import Dispatcher, Lease
 from cortex_gateway.policy.body import Form
@@ -72,6 +81,7 @@ class Relay:
         self._dispatcher = dispatcher
         self._neurons = neurons
         self._on_end = on_end
+        self._moderation = Moderation()
         headers = [
             (neuron_api.API_HEADER.encode(), b"%d" % neuron_api.API),
             (neuron_api.GATEWAY.encode(), gateway.encode()),
@@ -189,7 +199,7 @@ class Relay:
         request = client.request("POST", call.target, lines=lines, body=call.payload, expect_continue=expect)
         try:
             if call.wanted.stream:
-                return await pass_on(call, request, self._refused)
+                return await pass_on(call, request, self._refused, self._moderation)
             async with request as upstream:
                 if upstream.status != 200:
                     return await self._refused(call, upstream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from cortex_core.errors import CortexError
-from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Response
+from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Moderation, Response
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.policy.faults import engine_error, told
 from cortex_gateway.policy.usage import EventTooLarge
@@ -18,7 +18,7 @@ Judge = Callable[[Call, Response], Awaitable[Refusal]]
 """Reads an answer that is none: a refusal that may be decided again, or a CortexError raised."""
 
 
-async def pass_on(call: Call, request: Response, judge: Judge) -> Refusal | None:
+async def pass_on(call: Call, request: Response, judge: Judge, moderation: Moderation) -> Refusal | None:
     """Answer `call` with the stream that `request` brings.
 
     A refusal: nothing was executed and nothing sent.
@@ -32,7 +32,8 @@ async def pass_on(call: Call, request: Response, judge: Judge) -> Refusal | None
         try:
             async with request as upstream:
                 if upstream.status == 200:
-                    await _pass_on(call, upstream, tap, out, silence)
+                    passage = _Passage(call.record, tap, out, silence, moderation)
+                    await _pass_on(call, upstream, passage, tap, out, silence)
                     return None
                 refusal = await judge(call, upstream)
                 if out.started:
@@ -51,8 +52,9 @@ async def pass_on(call: Call, request: Response, judge: Judge) -> Refusal | None
             call.record.usage, call.record.finish_reason = call.rendering.usage(), tap.finish_reason
 
 
-async def _pass_on(call: Call, upstream: Response, tap: Tap, out: EventStream, silence: Silence) -> None:
-    passage = _Passage(call.record, tap, out, silence)
+async def _pass_on(
+    call: Call, upstream: Response, passage: _Passage, tap: Tap, out: EventStream, silence: Silence
+) -> None:
     while not upstream.ended:
         try:
             await upstream.pour(passage.take)
@@ -85,13 +87,14 @@ class _Passage:
     for which nothing more is taken from the engine.
     """
 
-    __slots__ = ("_left", "_out", "_record", "_silence", "_tap", "_too_large")
+    __slots__ = ("_left", "_moderation", "_out", "_record", "_silence", "_tap", "_too_large")
 
-    def __init__(self, record: Record, tap: Tap, out: EventStream, silence: Silence) -> None:
+    def __init__(self, record: Record, tap: Tap, out: EventStream, silence: Silence, moderation: Moderation) -> None:
         self._record = record
         self._tap = tap
         self._out = out
         self._silence = silence
+        self._moderation = moderation
         self._left = b""
         self._too_large: EventTooLarge | None = None
 
@@ -110,6 +113,7 @@ class _Passage:
             if tap.done or tap.error is not None or not self._out.push(events):
                 self._left = events
                 return False
+            self._moderation.passed()
         return tap.error is None
 
     def left(self) -> bytes:
