@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from cortex_core.http.moderation import ENOUGH, REST_S, Moderation, worth_a_rest
+from cortex_gateway.relay.moderation import ENOUGH, REST_S, Moderation, worth_a_rest
 
 MS = 0.001
 

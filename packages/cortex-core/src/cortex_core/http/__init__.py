@@ -8,7 +8,6 @@ from cortex_core.http.client import BrokenResponse, Client, ConnectFailed, Respo
 from cortex_core.http.guard import HostGuard, host_name, own_names
 from cortex_core.http.limits import Limits
 from cortex_core.http.listeners import address_of, bind, parse_address
-from cortex_core.http.moderation import Moderation
 from cortex_core.http.request import BodyTooLarge, Disconnected, Request
 from cortex_core.http.responses import EVENT_STREAM_HEADERS, EventStream, respond, respond_json
 from cortex_core.http.runner import run
@@ -29,7 +28,6 @@ __all__ = [
     "HostGuard",
     "Limits",
     "Message",
-    "Moderation",
     "Receive",
     "Request",
     "Response",

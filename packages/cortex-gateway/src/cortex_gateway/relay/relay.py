@@ -19,22 +19,14 @@ from typing import Protocol
 
 from cortex_core import neuron_api
 from cortex_core.errors import CortexError
-from cortex_core.http import (
-    BodyTooLarge,
-    BrokenResponse,
-    Client,
-    ConnectFailed,
-    Moderation,
-    Response,
-    header_lines,
-    respond,
-)
+from cortex_core.http import BodyTooLarge, BrokenResponse, Client, ConnectFailed, Response, header_lines, respond
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.dispatch.dispatcher import Dispatcher, Lease
 from cortex_gateway.policy.body import Form
 from cortex_gateway.policy.faults import decide_again, engine_error, read_refusal, told
 from cortex_gateway.policy.usage import Usage, read_body
 from cortex_gateway.relay.call import Call
+from cortex_gateway.relay.moderation import Moderation
 from cortex_gateway.relay.record import CLIENT_LEFT, Record
 from cortex_gateway.relay.stream import pass_on
 

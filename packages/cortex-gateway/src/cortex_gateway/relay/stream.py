@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from cortex_core.errors import CortexError
-from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Moderation, Response
+from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Response
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.policy.faults import engine_error, told
 from cortex_gateway.policy.usage import EventTooLarge
 from cortex_gateway.relay.call import Call
+from cortex_gateway.relay.moderation import Moderation
 from cortex_gateway.relay.record import Record
 from cortex_gateway.relay.rendering import Tap
 from cortex_gateway.relay.silence import Silence

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from cortex_core.fleet import State
-from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Moderation, Request, Response, Send, respond
+from cortex_core.http import BrokenResponse, ConnectFailed, EventStream, Request, Response, Send, respond
 from cortex_core.neuron_api import DEADLINE_S, GATEWAY, INSTANCE, PRIORITY, REPLICA, REQUEST_ID
 from neuron.api.requests import Executed
 from neuron.supervisor.parts import Parts
@@ -49,7 +49,6 @@ class Relay:
         self._hub = parts.hub
         self._replicas = replicas
         self._made = 0
-        self._moderation = Moderation()
 
     async def __call__(self, request: Request, send: Send) -> None:
         """Raises Refused, with what became of the request and the present state, while nothing is answered yet."""
@@ -164,7 +163,7 @@ class Relay:
             return await respond(send, response.status, data, [h for h in headers if h[0] != b"content-length"])
         async with EventStream(send) as stream:
             await stream.start(response.status, headers)
-            passage = _Passage(resident, response, stream, self._clock, self._moderation)
+            passage = _Passage(resident, response, stream, self._clock)
             passage.left = data
             try:
                 while not response.ended:
@@ -183,25 +182,16 @@ class _Passage:
     It is woken for the end, and for a reader that is behind, for whom nothing more is taken from the engine.
     """
 
-    __slots__ = ("_clock", "_moderation", "_resident", "_response", "_stream", "left")
+    __slots__ = ("_clock", "_resident", "_response", "_stream", "left")
 
-    def __init__(
-        self,
-        resident: Resident,
-        response: Response,
-        stream: EventStream,
-        clock: Callable[[], float],
-        moderation: Moderation,
-    ) -> None:
+    def __init__(self, resident: Resident, response: Response, stream: EventStream, clock: Callable[[], float]) -> None:
         self._resident, self._response, self._stream, self._clock = resident, response, stream, clock
-        self._moderation = moderation
         self.left = b""  # taken and not yet written
 
     def take(self, data: bytes) -> bool:
         """False: the handler is to go on."""
         self._resident.progressed_at = self._clock()
         if not self._response.complete and self._stream.push(data):
-            self._moderation.passed()
             return True
         self.left = data
         return False
