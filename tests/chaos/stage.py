@@ -54,6 +54,11 @@ class Stage:
                 count += str(path.readlink()).startswith(kind)
         return count
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the gateway has no sockets but its own."""
+        return self.descriptors("socket") <= self.sockets + NEAR
+
     @asynccontextmanager
     async def asking(self, model: str = "tiny", **fields: Any) -> AsyncIterator[Raw]:
         """A connection over which a question was sent."""
