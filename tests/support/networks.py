@@ -86,8 +86,10 @@ def network(*names: str) -> Iterator[dict[str, Site]]:
         ip("link", "set", outside, "up")
         yield sites
     finally:
+        # Cables go with their namespace, but only when the kernel comes to it: the next network wants this name now.
+        subprocess.run(["ip", "link", "del", outside], capture_output=True, check=False)
         for namespace in reversed(namespaces):
-            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)  # cables go with it
+            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
 
 
 def _cable(switch: str, name: str, namespace: str) -> None:
