@@ -16,7 +16,7 @@ import msgspec
 from cortex_core.gateway_api import FleetView
 from cortex_core.http import Client, EventStream, Send
 from cortex_core.neuron_api import LoadRequest
-from tests.chaos.stage import NEAR, Stage, question, staged
+from tests.chaos.stage import Stage, question, staged
 from tests.support.figures import Figures, milliseconds, percentile
 from tests.support.scale import scaled
 from tests.support.scripted import Asked, chunk
@@ -144,4 +144,4 @@ async def test_goal_R10_R11_whoever_leaves_leaves_nothing_running(figures: Figur
             assert percentile(times, 0.99) <= scaled(2000, 50) / 1000
         await until_async(lambda: stage.neuron.running == 0)
         await fleet.close()
-        await until_async(lambda: stage.descriptors("socket") <= stage.sockets + NEAR, what="no connection left")
+        await until_async(lambda: stage.is_empty, what="no connection left")

@@ -35,6 +35,11 @@ def why_not() -> str:
     return ""
 
 
+def _drop(*arguments: str) -> None:
+    """Delete something, whether it is there or not."""
+    subprocess.run(["ip", *arguments], capture_output=True, check=False)
+
+
 def ip(*arguments: str) -> None:
     ran = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"ip {' '.join(arguments)}: {ran.stderr}"
@@ -87,9 +92,9 @@ def network(*names: str) -> Iterator[dict[str, Site]]:
         yield sites
     finally:
         # Cables go with their namespace, but only when the kernel comes to it: the next network wants this name now.
-        subprocess.run(["ip", "link", "del", outside], capture_output=True, check=False)
+        _drop("link", "del", outside)
         for namespace in reversed(namespaces):
-            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
+            _drop("netns", "del", namespace)
 
 
 def _cable(switch: str, name: str, namespace: str) -> None:
@@ -110,7 +115,7 @@ def _clean_up() -> None:
     for namespace in (line.split()[0] for line in listed.splitlines()):
         pid = namespace.removeprefix(PREFIX).partition("-")[0]
         if namespace.startswith(PREFIX) and pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
+            _drop("netns", "del", namespace)
 
 
 def _up(switch: str, cable: str) -> None:

@@ -1,4 +1,4 @@
-"""When the loop rests between the tokens of many streams, and that nothing written waits for it."""
+"""When the loop rests between tokens, on either kind of event loop, and that nothing written waits for it."""
 
 from __future__ import annotations
 

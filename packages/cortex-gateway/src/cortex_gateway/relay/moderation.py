@@ -2,10 +2,10 @@
 
 Tokens of many streams come one by one, and each wakes the process: to wake, to look, and to wake the reader costs more
 than to pass a token on (64 streams × 100 tokens/s: 29 us a token, 20 with this). So a loop to which pieces come thick
-and fast sleeps for half a millisecond after it has passed some on, and then finds several. It never does when there is
-enough to do at once, nor when one stream comes by itself: no piece waits for company that will not come.
+and fast sleeps for half a millisecond after it has passed some on, and then finds several. It does not when enough came
+at once, when a turn had other things to do, or when pieces are rare: none waits for company that will not come.
 
-The whole loop sleeps, hence the bound: what arrives meanwhile, a new request too, is seen half a millisecond later.
+The whole loop sleeps, hence the bound: what arrives meanwhile, a new request too, is seen up to that much later.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def worth_a_rest(pieces: int, elapsed_s: float) -> bool:
 class Moderation:
     """Of one event loop. Whoever passes on a piece of a stream under way tells it."""
 
-    __slots__ = ("_clock", "_pieces", "_rested_at", "_sleep")
+    __slots__ = ("_clock", "_pieces", "_since", "_sleep")
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
@@ -34,7 +34,7 @@ class Moderation:
         self._clock = clock
         self._sleep = sleep
         self._pieces = 0  # in this turn of the loop
-        self._rested_at = clock()
+        self._since = clock()  # the end of the last turn that passed some, and of its rest
 
     def passed(self) -> None:
         self._pieces += 1
@@ -44,7 +44,7 @@ class Moderation:
     def _rest(self) -> None:
         now, pieces = self._clock(), self._pieces
         self._pieces = 0
-        if worth_a_rest(pieces, now - self._rested_at):
+        if worth_a_rest(pieces, now - self._since):
             self._sleep(REST_S)
             now = self._clock()
-        self._rested_at = now
+        self._since = now

@@ -11,8 +11,6 @@ from cortex_gateway.policy.faults import engine_error, told
 from cortex_gateway.policy.usage import EventTooLarge
 from cortex_gateway.relay.call import Call
 from cortex_gateway.relay.moderation import Moderation
-from cortex_gateway.relay.record import Record
-from cortex_gateway.relay.rendering import Tap
 from cortex_gateway.relay.silence import Silence
 
 Judge = Callable[[Call, Response], Awaitable[Refusal]]
@@ -27,14 +25,12 @@ async def pass_on(call: Call, request: Response, judge: Judge, moderation: Moder
     Raises:
         CortexError, BrokenResponse, ConnectFailed: likewise it failed, and nothing has been sent.
     """
-    tap = call.rendering.tap
     async with EventStream(call.send, call.last_words) as out:
         silence = Silence(call, out)
         try:
             async with request as upstream:
                 if upstream.status == 200:
-                    passage = _Passage(call.record, tap, out, silence, moderation)
-                    await _pass_on(call, upstream, passage, tap, out, silence)
+                    await _pass_on(call, upstream, out, silence, moderation)
                     return None
                 refusal = await judge(call, upstream)
                 if out.started:
@@ -50,12 +46,11 @@ async def pass_on(call: Call, request: Response, judge: Judge, moderation: Moder
             return None
         finally:
             await silence.close()
-            call.record.usage, call.record.finish_reason = call.rendering.usage(), tap.finish_reason
+            call.record.usage, call.record.finish_reason = call.rendering.usage(), call.rendering.tap.finish_reason
 
 
-async def _pass_on(
-    call: Call, upstream: Response, passage: _Passage, tap: Tap, out: EventStream, silence: Silence
-) -> None:
+async def _pass_on(call: Call, upstream: Response, out: EventStream, silence: Silence, moderation: Moderation) -> None:
+    tap, passage = call.rendering.tap, _Passage(call, out, silence, moderation)
     while not upstream.ended:
         try:
             await upstream.pour(passage.take)
@@ -90,9 +85,9 @@ class _Passage:
 
     __slots__ = ("_left", "_moderation", "_out", "_record", "_silence", "_tap", "_too_large")
 
-    def __init__(self, record: Record, tap: Tap, out: EventStream, silence: Silence, moderation: Moderation) -> None:
-        self._record = record
-        self._tap = tap
+    def __init__(self, call: Call, out: EventStream, silence: Silence, moderation: Moderation) -> None:
+        self._record = call.record
+        self._tap = call.rendering.tap
         self._out = out
         self._silence = silence
         self._moderation = moderation
