@@ -71,7 +71,7 @@ async def test_our_scope_is_hypercorns() -> None:
     ],
 )
 def test_what_asgi_or_http_1_1_forbids_is_refused(state: ASGIHTTPState, kind: str) -> None:
-    head = Head(b"GET", b"/", "1.1", [], True, 0, False)
+    head = Head(b"GET", b"/", "1.1", (), True, 0, False, {})
     connection: Any = None  # never asked
     refusing = Exchange(connection, head)
     refusing.state = state

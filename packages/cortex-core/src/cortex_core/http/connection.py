@@ -140,8 +140,12 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> bytes:
         if self._reader is None:
-            self._reader = HeadReader(self.server.limits)
             self.phase = Phase.HEAD
+            whole = self.server.heads.whole(data)
+            if whole is not None:
+                head, end = whole
+                return self._begin(head, data[end:])
+            self._reader = HeadReader(self.server.limits)
             self.deadline = self.loop.time() + self.server.limits.header_timeout_s
         found = self._reader.feed(data)
         if found is None:
@@ -241,7 +245,7 @@ class Connection(asyncio.Protocol):
             exchange.break_off(refusal.status, refusal.message)
         else:
             head = refusal.head if isinstance(refusal, _Refused) else None
-            self.refuse(refusal.status, refusal.message, None if head is None else _scope(head))
+            self.refuse(refusal.status, refusal.message, None if head is None else head.scope)
 
     def refuse(self, status: int, message: str, scope: Scope | None) -> None:
         """Answers an error in place of the app, and closes."""
@@ -319,15 +323,3 @@ class _Refused(Refusal):
     def __init__(self, status: int, message: str, head: Head) -> None:
         super().__init__(status, message)
         self.head = head
-
-
-def _scope(head: Head) -> Scope:
-    path, _, query = head.target.partition(b"?")
-    return {
-        "type": "http",
-        "method": head.method.decode(),
-        "path": path.decode(),
-        "raw_path": path,
-        "query_string": query,
-        "headers": head.headers,
-    }

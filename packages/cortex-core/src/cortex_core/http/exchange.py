@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from cortex_core.http.connection import Connection
 
 _DISCONNECT: Message = {"type": "http.disconnect"}
-_ASGI = {"spec_version": "2.1", "version": "3.0"}
 
 
 class Exchange(HTTPStream):
@@ -48,20 +46,10 @@ class Exchange(HTTPStream):
         self._burst = 0  # bytes written since others had their turn
 
     def start(self) -> None:
-        connection, head = self._connection, self.request
-        path, _, query = head.target.partition(b"?")
-        text = path.decode("ascii")
+        connection = self._connection
         scope: Any = {
-            "type": "http",
-            "http_version": head.version,
-            "asgi": _ASGI,
-            "method": head.method.decode(),
+            **self.request.scope,
             "scheme": "https" if connection.is_tls else "http",
-            "path": unquote(text) if "%" in text else text,
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": head.headers,
             "client": connection.client,
             "server": connection.local,
             "state": {},

@@ -5,17 +5,22 @@ requests it refuses by itself what h11 lets through (CL+TE, bare LF, obs-fold, H
 on it needs 73 us a request where hypercorn's own protocol needs several times that. What llhttp accepts and we do not
 (reliability 5.3b) is refused here. It sees heads only: where a head ends is found independently, and if the two ever
 disagree the request is refused, so there is nothing to smuggle in between. Bodies are framed in `body.py`.
+
+Clients say the same head again and again, to the byte or but for a length, and what it comes to depends on nothing
+else: `Heads` reads it once.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes
+from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 import httptools
 import msgspec
 
+from cortex_core.http.asgi import Scope
 from cortex_core.http.limits import Limits
 
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
@@ -25,6 +30,8 @@ _TARGET = re.compile(rb"/[!\"$-~]*")  # origin-form, visible ASCII, no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KNOWN = 256  # targets and hosts that were found good: there are few of them and many requests
+_KNOWN_HEADS, _KNOWN_HEAD_BYTES = 1000, 1000  # how many, and how long: some 3 MiB
+_ASGI = {"spec_version": "2.1", "version": "3.0"}
 
 
 class Refusal(Exception):
@@ -42,10 +49,33 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     method: bytes
     target: bytes
     version: str
-    headers: list[tuple[bytes, bytes]]
+    headers: tuple[tuple[bytes, bytes], ...]
     keep_alive: bool
     length: int | None
     expects_continue: bool
+    scope: Scope  # what it tells of its request's ASGI scope: read, copied, never written to
+
+
+class Heads:
+    """The heads of one server's requests. Bounded: what is not asked for goes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._read = lru_cache(_KNOWN_HEADS)(self._read_whole)
+
+    def whole(self, data: bytes) -> tuple[Head, int] | None:
+        """The head that `data` begins with, and the offset at which its body begins. None: it is not all there, or too
+        long to be kept, and a `HeadReader` takes it as it comes. Raises Refusal."""
+        found = data.find(_END, 0, _KNOWN_HEAD_BYTES)
+        if found < 0:
+            return None
+        end = found + len(_END)
+        return self._read(data[:end]), end
+
+    def _read_whole(self, data: bytes) -> Head:
+        found = HeadReader(self._limits).feed(data)
+        assert found is not None  # it holds the end
+        return found[0]
 
 
 class HeadReader:
@@ -117,7 +147,9 @@ class HeadReader:
             raise Refusal(501 if method != b"CONNECT" else 400, "this method is not served")
         _check_target(self._target)
         length, expects = self._framing(version)
-        return Head(method, self._target, version, self._headers, self._keep_alive, length, expects)
+        headers = tuple(self._headers)
+        scope = _scope(method, self._target, version, headers)
+        return Head(method, self._target, version, headers, self._keep_alive, length, expects, scope)
 
     def _framing(self, version: str) -> tuple[int | None, bool]:
         hosts = 0
@@ -162,3 +194,20 @@ def _check_target(target: bytes) -> None:
             raise Refusal(400, "the path is not UTF-8") from None
         if _CONTROL.search(path):
             raise Refusal(400, "the path holds control characters")
+
+
+def _scope(method: bytes, target: bytes, version: str, headers: tuple[tuple[bytes, bytes], ...]) -> Scope:
+    path, _, query = target.partition(b"?")
+    text = path.decode("ascii")
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": version,
+        "asgi": _ASGI,
+        "method": method.decode(),
+        "path": unquote(text) if "%" in text else text,
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+    }
+    return scope

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from cortex_core.http.asgi import Receive, Scope
+from cortex_core.http.asgi import Headers, Receive, Scope
 from cortex_core.http.head import Refusal
 
 
@@ -31,7 +31,7 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.raw_path: bytes = scope["raw_path"]
-        self.headers: list[tuple[bytes, bytes]] = scope["headers"]  # names in lower case
+        self.headers: Headers = scope["headers"]  # names in lower case
         self._receive = receive
 
     @property

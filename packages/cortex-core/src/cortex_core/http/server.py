@@ -26,6 +26,7 @@ from cortex_core.http.acceptor import Acceptor
 from cortex_core.http.asgi import ASGIApp, Headers, Scope
 from cortex_core.http.connection import Connection, Phase
 from cortex_core.http.hangup import HangupWatch, readable
+from cortex_core.http.head import Heads
 from cortex_core.http.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Server:
     ) -> None:
         self.app = app
         self.limits = limits or Limits()
+        self.heads = Heads(self.limits)
         self.errors = errors
         self.on_error = on_error
         self.draining = False
