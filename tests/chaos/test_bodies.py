@@ -41,7 +41,7 @@ async def ask(app: ASGIApp, path: str, body: bytes) -> tuple[int, bytes]:
         "headers": [(b"host", b"localhost"), (b"content-length", b"%d" % len(body))],
     }  # fmt: skip
     await app(scope, receive, send)
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
 def check(path: str, body: bytes, status: int, answer: bytes) -> None:

@@ -55,8 +55,8 @@ def ask(app: ASGIApp, method: str, path: str, body: bytes) -> tuple[int, dict[by
         await app(scope_of(method, path, body), receive, send)
 
     asyncio.run(asked())
-    head, *rest = sent
-    return head["status"], dict(head["headers"]), b"".join(message.get("body", b"") for message in rest)
+    head = sent[0]
+    return head["status"], dict(head["headers"]), b"".join(message.get("body", b"") for message in sent)
 
 
 characters = st.characters(min_codepoint=32, exclude_categories=["Cs"])

@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         """Answers an error in place of the app, and closes."""
         headers, body = self.server.errors(status, message, scope)
         method = "GET" if scope is None else scope["method"]
-        self.write(whole_answer(status, headers, body, self.server.date, method=method))
+        self.write(whole_answer(status, headers, body, method=method, closes=True, date=self.server.date))
         self.close()
 
     def close(self) -> None:

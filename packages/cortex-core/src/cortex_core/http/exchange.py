@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
 from cortex_core.http.asgi import ASGIApp, Headers, Message, Scope
-from cortex_core.http.framing import AnswerFraming
+from cortex_core.http.framing import AnswerFraming, whole_answer
 from cortex_core.http.head import Head, Refusal
 from cortex_core.http.request import Disconnected
 
@@ -27,7 +27,7 @@ _DISCONNECT: Message = {"type": "http.disconnect"}
 class Exchange(HTTPStream):
     """Owned by its connection. The app's task is cancelled when the client leaves before the answer is complete.
 
-    With one message more than ASGI's: `cortex.abort`.
+    With two messages more than ASGI's: `cortex.answer`, which is a whole one, and `cortex.abort`.
     """
 
     def __init__(self, connection: Connection, head: Head) -> None:
@@ -126,6 +126,11 @@ class Exchange(HTTPStream):
                 await self._connection.can_write
             if self._write(message.get("body", b""), last):
                 await asyncio.sleep(0)
+        elif kind == "cortex.answer" and self.state is ASGIHTTPState.REQUEST:
+            self.state = ASGIHTTPState.CLOSED
+            if self._connection.can_write is not None:
+                await self._connection.can_write
+            self._answer(message["status"], message["headers"], message["body"])
         elif kind == "http.response.start" and self.state is ASGIHTTPState.REQUEST:
             self._last_words = message.get("cortex.cut")
             message["cortex.push"] = self.push
@@ -135,6 +140,16 @@ class Exchange(HTTPStream):
             self.abort(message.get("body", b""))
         else:
             await super().app_send(message)
+
+    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
+        if self.complete:
+            return
+        connection = self._connection
+        closes, date = connection.closes_after(self), connection.server.date
+        answer = whole_answer(status, headers, body, method=self.scope["method"], closes=closes, date=date)
+        self.complete = True
+        connection.write(answer)
+        connection.exchange_done()
 
     def _begin_answer(self, status: int, headers: Headers) -> None:
         """The head, which waits for the first bytes of the body."""

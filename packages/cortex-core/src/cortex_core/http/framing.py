@@ -26,7 +26,7 @@ class AnswerFraming:
                     continue  # the connection's business, not the app's
                 length = int(header[1])
             head.append(b"%b: %b\r\n" % header)
-        self._bodyless = method == "HEAD" or status in (204, 304) or status < 200
+        self._bodyless = _is_bodyless(method, status)
         self._remaining = None if self._bodyless else length
         self._chunked = length is None and not self._bodyless and version == "1.1"
         if self._chunked:
@@ -35,10 +35,7 @@ class AnswerFraming:
         if self.closes:
             head.append(b"connection: close\r\n")
         head.append(date)
-        joined = b"".join(head)
-        if joined.count(b"\n") != len(head) or joined.count(b"\r") != len(head) or b"\0" in joined:
-            raise ValueError("a response header holds a line break or NUL")
-        self._head = joined + b"\r\n"  # waits for the first bytes of the body, so that they leave together
+        self._head = _checked(head) + b"\r\n"  # waits for the first bytes of the body, so that they leave together
 
     @property
     def head_waits(self) -> bool:
@@ -68,7 +65,23 @@ class AnswerFraming:
         return self.piece(b"" if self._remaining is not None else last_words, last=False)
 
 
-def whole_answer(status: int, headers: Headers, body: bytes, date: bytes, *, method: str) -> bytes:
-    """A complete answer that is its connection's last."""
-    every = [(b"content-length", b"%d" % len(body)), *headers]
-    return AnswerFraming(method, "1.1", status, every, closes=True, date=date).piece(body, last=True)
+def whole_answer(status: int, headers: Headers, body: bytes, *, method: str, closes: bool, date: bytes) -> bytes:
+    """A complete answer of known length. Raises ValueError for a header that would split its head."""
+    head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, b"content-length: %d\r\n" % len(body)]
+    head += [b"%b: %b\r\n" % header for header in headers]
+    if closes:
+        head.append(b"connection: close\r\n")
+    head.append(date)
+    joined = _checked(head)
+    return joined + b"\r\n" if _is_bodyless(method, status) else b"%b\r\n%b" % (joined, body)
+
+
+def _is_bodyless(method: str, status: int) -> bool:
+    return method == "HEAD" or status in (204, 304) or status < 200
+
+
+def _checked(head: list[bytes]) -> bytes:
+    joined = b"".join(head)
+    if joined.count(b"\n") != len(head) or joined.count(b"\r") != len(head) or b"\0" in joined:
+        raise ValueError("a response header holds a line break or NUL")
+    return joined

@@ -21,20 +21,18 @@ EVENT_STREAM_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
-async def respond(
+def respond(
     send: Send, status: int, body: bytes, headers: Headers = (), content_type: bytes = b"application/json"
-) -> None:
+) -> Awaitable[None]:
     """One whole answer; it leaves in one write. Header names are lower case, as in all of ASGI; a content-type among
     them takes the place of `content_type`."""
-    every = [(b"content-length", b"%d" % len(body))]
-    for header in headers:
-        every.append(header)
-        if header[0] == b"content-type":
-            content_type = b""
-    if content_type:
+    every = [*headers]
+    for name, _ in every:
+        if name == b"content-type":
+            break
+    else:
         every.append((b"content-type", content_type))
-    await send({"type": "http.response.start", "status": status, "headers": every})
-    await send({"type": "http.response.body", "body": body})
+    return send({"type": "cortex.answer", "status": status, "headers": every, "body": body})
 
 
 async def respond_json(send: Send, status: int, value: object, headers: Headers = ()) -> None:
