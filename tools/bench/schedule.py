@@ -132,7 +132,7 @@ async def _serve_us(dispatcher: Dispatcher, count: int = 1000) -> float:
     began = time.process_time()
     for number in range(count):
         want = Want(model="m1", request_id="r", caller="c", session=f"s{number}", arrived=dispatcher.clock())
-        async with dispatcher.lease(want):
+        with await dispatcher.lease(want):
             pass
     return (time.process_time() - began) / count * 1e6
 
@@ -143,7 +143,7 @@ async def _queued_us(fleet: Fleet) -> float:
 
     async def one(number: int) -> None:
         want = Want(model="m1", request_id=f"r{number}", caller=f"c{number}", arrived=dispatcher.clock())
-        async with dispatcher.lease(want):
+        with await dispatcher.lease(want):
             await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as tasks:

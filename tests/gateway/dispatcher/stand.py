@@ -47,7 +47,7 @@ class Asking:
 
     async def run(self) -> None:
         try:
-            async with self._dispatcher.lease(self._want) as lease:
+            with await self._dispatcher.lease(self._want) as lease:
                 self.lease = lease
                 await self._over.wait()
         except Exception as error:  # noqa: BLE001 - the test looks at it

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from msgspec import structs
 
 from cortex_core.errors import CortexError
-from cortex_core.fleet import Fleet, Neuron, Profile, Replica, State
+from cortex_core.fleet import Fleet, Neuron, Replica, State
 from cortex_core.neuron_api import Refusal
 from cortex_gateway.dispatch.commands import Commands
 from cortex_gateway.dispatch.demand import Posts
@@ -111,15 +111,25 @@ class Dispatcher:
                 return
         self.pump()
 
-    def lease(self, want: Want) -> Lease:
-        """A hold on a replica of `want.model`, for as long as the block lasts.
-
-        Entering it waits, for `want.hold_s` from its arrival at most.
+    async def lease(self, want: Want) -> Lease:
+        """A hold on a replica of `want.model`: waits for it, for `want.hold_s` from its arrival at most.
 
         Raises:
             CortexError: why it cannot be served, or not yet.
         """
-        return Lease(self, self._leases, want)
+        if want.model not in self._fleet.profiles:
+            raise CortexError("model_not_found", f"model: {want.model}", param="model")
+        if self.clock() > want.arrived + want.hold_s:  # neurons refused it until its time was over
+            self._room.expect_back(want, want.arrived, self.clock())
+            raise too_late(self.picture(), want.model, want.hold_s).error()
+        lease = Lease(self, self._leases, want)
+        found = None if want.model in self._room else pick(self.picture(), want.model, want.key)
+        if found is not None:
+            self._count((found[0].name, found[1].id))
+        while found is None:
+            found = await self._wait(lease)
+        lease.begin(*found, self.clock())
+        return lease
 
     def has_room(self, want: Want) -> bool:
         """Whether a lease would be had without a wait."""
@@ -229,21 +239,6 @@ class Dispatcher:
         """Tell everyone who waits for the model."""
         for waiter in self._room.everyone(action.model):
             waiter.future.set_exception(action.error())
-
-    async def acquire(self, lease: Lease) -> None:
-        """For `Lease` alone: wait until it has its replica."""
-        want = lease.want
-        if want.model not in self._fleet.profiles:
-            raise CortexError("model_not_found", f"model: {want.model}", param="model")
-        if self.clock() > want.arrived + want.hold_s:  # neurons refused it until its time was over
-            self._room.expect_back(want, want.arrived, self.clock())
-            raise too_late(self.picture(), want.model, want.hold_s).error()
-        found = None if want.model in self._room else pick(self.picture(), want.model, want.key)
-        if found is not None:
-            self._count((found[0].name, found[1].id))
-        while found is None:
-            found = await self._wait(lease)
-        lease.begin(*found, self._fleet.profiles.get(want.model) or Profile(id=want.model), self.clock())
 
     async def _wait(self, lease: Lease) -> tuple[Neuron, Replica] | None:
         """In the queue until granted. None: the replica went between the grant and now; wait again."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import structs
 
-from cortex_core.fleet import Fleet, Neuron, Profile, Replica
+from cortex_core.fleet import Fleet, Neuron, Replica
 from cortex_gateway.dispatch.waiting import Want
 from cortex_gateway.policy.breaker import Breaker, after_failure, state
 from cortex_gateway.policy.picture import Key
@@ -22,7 +22,7 @@ SMOOTH = 0.2  # weight of the newest sample in a moving average
 
 
 class Lease:
-    """A request's hold on a replica: `async with dispatcher.lease(want) as lease`."""
+    """A request's hold on a replica, for as long as the block lasts: `with await dispatcher.lease(want) as lease`."""
 
     __slots__ = (
         "_books",
@@ -30,8 +30,8 @@ class Lease:
         "_since",
         "cold",
         "considered",
+        "key",
         "neuron",
-        "profile",
         "replica",
         "waited_s",
         "want",
@@ -39,31 +39,24 @@ class Lease:
 
     neuron: Neuron
     replica: Replica
-    profile: Profile
+    key: Key
 
     def __init__(self, dispatcher: Dispatcher, books: Leases, want: Want) -> None:
         self._dispatcher = dispatcher
         self._books = books
-        self._since = 0.0
         self.want = want
         self.cold = False  # it waited for a load
         self.considered: tuple[Candidate, ...] = ()  # by the swap that was made for it
-        self.waited_s = 0.0
 
-    @property
-    def key(self) -> Key:
-        return self.neuron.name, self.replica.id
-
-    async def __aenter__(self) -> Self:
-        await self._dispatcher.acquire(self)
-        return self
-
-    def begin(self, neuron: Neuron, replica: Replica, profile: Profile, now: float) -> None:
-        self.neuron, self.replica, self.profile = neuron, replica, profile
+    def begin(self, neuron: Neuron, replica: Replica, now: float) -> None:
+        self.neuron, self.replica, self.key = neuron, replica, (neuron.name, replica.id)
         self._since = now
         self.waited_s = now - self.want.arrived
 
-    async def __aexit__(
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._dispatcher.release(self, self._since)

@@ -112,7 +112,7 @@ class Relay:
         """
         if not self._dispatcher.has_room(call.want):
             return None
-        async with self._dispatcher.lease(call.want) as lease:
+        with await self._dispatcher.lease(call.want) as lease:
             call.leased(lease)
             try:
                 async with asyncio.timeout(AT_ONCE_S):
@@ -125,7 +125,7 @@ class Relay:
         """Attempts, until one is answered or must not be repeated. Time bounds them: the wait for a lease ends."""
         unreachable = refused = 0
         while True:
-            async with self._dispatcher.lease(call.want) as lease:
+            with await self._dispatcher.lease(call.want) as lease:
                 if call.again is not None:
                     await call.read_again()
                 call.leased(lease)

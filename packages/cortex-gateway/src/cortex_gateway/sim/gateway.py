@@ -109,7 +109,7 @@ class SimGateway:
         unreachable = refused = 0
         while True:
             self.waiting[want.request_id] = want
-            async with self.dispatcher.lease(want) as lease:
+            with await self.dispatcher.lease(want) as lease:
                 del self.waiting[want.request_id]
                 key = lease.neuron.name, lease.replica.id
                 self.held[key] += 1
