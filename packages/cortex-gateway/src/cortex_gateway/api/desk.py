@@ -14,7 +14,7 @@ from cortex_gateway.dispatch.dispatcher import Dispatcher, Want
 from cortex_gateway.metrics.telemetry import Telemetry
 from cortex_gateway.policy import form
 from cortex_gateway.policy.aliases import Names, resolve
-from cortex_gateway.policy.body import MAX_SESSION, Target, Wanted, read
+from cortex_gateway.policy.body import MAX_SESSION, Resolve, Target, Wanted, read
 from cortex_gateway.policy.facts import facts, untold
 from cortex_gateway.relay.call import Again, Call
 from cortex_gateway.relay.held import Charge, Held
@@ -56,8 +56,9 @@ class Desk:
         self._held = Held(config.max_held_mb << 20)
         self._fleet = dispatcher.fleet  # what `_targets` were read off
         self._targets: dict[str, Target] = {}  # by the name asked for
+        self._resolves: dict[Dialect, Resolve] = {dialect: partial(self._target, dialect) for dialect in Dialect}
 
-    def target(self, asked: str, dialect: Dialect) -> Target:
+    def _target(self, dialect: Dialect, asked: str) -> Target:
         """The model that a name means.
 
         Raises:
@@ -142,13 +143,13 @@ class Desk:
         body = await request.body()
         release.grow_to(len(body))
         wanted = await self._read(body, dialect, counting=counting)
-        if not self.target(wanted.asked, dialect).untold:
+        if not wanted.untold:
             return wanted, None
         release.grow_to(len(body) + len(wanted.payload))
         return wanted, partial(self._read, body, dialect, counting=counting)
 
     async def _read(self, body: bytes, dialect: Dialect, *, counting: bool) -> Wanted:
-        resolve = partial(self.target, dialect=dialect)
+        resolve = self._resolves[dialect]
         if len(body) >= LARGE_BYTES:
             return await self._large.read(body, dialect, resolve, counting=counting)
         return read(body, dialect, resolve, counting=counting)
@@ -161,4 +162,4 @@ class Desk:
             release.grow_to(len(reader.body))
 
         await request.pour(take)
-        return reader.wanted(partial(self.target, dialect=Dialect.OPENAI_AUDIO))
+        return reader.wanted(self._resolves[Dialect.OPENAI_AUDIO])

@@ -79,7 +79,6 @@ class Wanted(Struct, frozen=True, gc=False):
     """What a request wants, and the body for the engine."""
 
     model: str  # as the fleet calls it
-    asked: str  # as the client does
     stream: bool
     tokens: int  # that it will probably take, prompt and answer; a guess
     prompt_tokens: int  # likewise, the prompt alone
@@ -89,6 +88,7 @@ class Wanted(Struct, frozen=True, gc=False):
     answer: Answer
     bound: int = 0  # of the answer's tokens, by the client's word; 0: none
     content_type: bytes = b"application/json"  # of the payload
+    untold: bool = False  # the model's next load tells more, and may make another payload of it
 
     def payload_for(self, context: int) -> bytes | bytearray:
         """For a replica of so many tokens (0: unknown). Agents ask for tens of thousands whatever a model holds, and
@@ -139,7 +139,6 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
     bound = _bound(values)
     return Wanted(
         model=target.model,
-        asked=asked,
         stream=stream and not counting,
         tokens=len(prompt) // BYTES_A_TOKEN + min(bound or TOKENS, TOKENS),
         prompt_tokens=prompt_tokens,
@@ -148,6 +147,7 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
         payload=payload,
         answer=answer,
         bound=bound,
+        untold=target.untold,
     )
 
 
@@ -162,7 +162,6 @@ def _as_it_is(plain: chat.Plain, values: Values, target: Target) -> Wanted:
     context = ChatContext(model=plain.model, stream=bool(plain.stream))
     return Wanted(
         model=target.model,
-        asked=plain.model,
         stream=bool(plain.stream),
         tokens=len(prompt) // BYTES_A_TOKEN + min(bound or TOKENS, TOKENS),
         prompt_tokens=max(1, len(payload) // BYTES_A_TOKEN),
@@ -171,6 +170,7 @@ def _as_it_is(plain: chat.Plain, values: Values, target: Target) -> Wanted:
         payload=payload,
         answer=Engines(context, target.engine, strip, renamed),
         bound=bound,
+        untold=target.untold,
     )
 
 

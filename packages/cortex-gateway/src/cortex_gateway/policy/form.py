@@ -86,7 +86,6 @@ class Reader:
             self.body[slice(*self._parts[b"model"])] = target.engine.encode()
         return Wanted(
             model=target.model,
-            asked=asked,
             stream=stream,
             tokens=max(1, (end - start) // AUDIO_BYTES_A_TOKEN),
             prompt_tokens=0,
