@@ -24,7 +24,7 @@ from cortex_core.neuron_api import Refusal
 from cortex_gateway.dispatch.dispatcher import Dispatcher, Lease
 from cortex_gateway.policy.body import Form
 from cortex_gateway.policy.faults import decide_again, engine_error, read_refusal, told
-from cortex_gateway.policy.usage import Usage, read_body
+from cortex_gateway.policy.usage import read_body
 from cortex_gateway.relay.call import Call
 from cortex_gateway.relay.moderation import Moderation
 from cortex_gateway.relay.record import CLIENT_LEFT, Record
@@ -130,14 +130,19 @@ class Relay:
                     await call.read_again()
                 call.leased(lease)
                 try:
-                    refusal = await self._attempt(call, lease)
+                    refusal = await self._exchange(call, lease)
                 except _NotSent:
                     call.record.at_work = False
                     lease.failed()
                     refusal = None
                     unreachable += 1
+                except CortexError as error:
+                    if error.kind == "upstream_failed":
+                        lease.failed()
+                    raise
                 else:
                     if refusal is None:
+                        _learn(lease, call.record)
                         return
             if refusal is None:
                 self._avoid(lease, unreachable)
@@ -156,31 +161,13 @@ class Relay:
         if times > MOST_RETRIES:
             raise CortexError("upstream_failed", f"no connection to a neuron that serves {lease.want.model}")
 
-    async def _attempt(self, call: Call, lease: Lease) -> Refusal | None:
-        """One request under a lease, and what the replica is told to be worth by it.
-
-        A refusal: it was not executed, and may be decided again.
+    async def _exchange(self, call: Call, lease: Lease) -> Refusal | None:
+        """One request under a lease. A refusal: it was not executed, and may be decided again.
 
         Raises:
             _NotSent: likewise, since no connection could be made.
             CortexError: it failed, and nothing has been sent to the client.
         """
-        record = call.record
-        try:
-            refusal = await self._exchange(call, lease)
-        except CortexError as error:
-            if error.kind == "upstream_failed":
-                lease.failed()
-            raise
-        if record.code == "upstream_failed":
-            lease.failed()
-        elif refusal is None:
-            usage = record.usage or Usage()
-            first_token_s = max(0.0, record.first_content - record.leased)
-            lease.succeeded(first_token_s=first_token_s, tokens=usage.prompt_tokens + usage.completion_tokens)
-        return refusal
-
-    async def _exchange(self, call: Call, lease: Lease) -> Refusal | None:
         want = call.want
         left_s = want.arrived + want.hold_s - call.record.leased
         own = (call.wanted.content_type, want.request_id.encode(), want.priority, max(1, left_s))
@@ -244,3 +231,13 @@ class Relay:
             raise engine_error(said.error, call.dialect)
         call.record.usage, call.record.finish_reason = said.usage, said.finish_reason
         return call.rendering.whole(body)
+
+
+def _learn(lease: Lease, record: Record) -> None:
+    """What the replica is told to be worth by a request that was answered, or broke off in the middle."""
+    if record.code == "upstream_failed":
+        lease.failed()
+        return
+    usage = record.usage
+    tokens = usage.prompt_tokens + usage.completion_tokens if usage is not None else 0
+    lease.succeeded(first_token_s=max(0.0, record.first_content - record.leased), tokens=tokens)
