@@ -21,6 +21,7 @@ from cortex_core.http.request import Disconnected
 if TYPE_CHECKING:
     from cortex_core.http.connection import Connection
 
+_REQUEST, _RESPONSE, _CLOSED = ASGIHTTPState.REQUEST, ASGIHTTPState.RESPONSE, ASGIHTTPState.CLOSED
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -36,7 +37,7 @@ class Exchange(HTTPStream):
         self.task: asyncio.Task[None] | None = None
         self.complete = False  # nothing more will be written
         self.body_done = False  # the whole request has been read
-        self.state = ASGIHTTPState.REQUEST  # of the answer
+        self.state = _REQUEST  # of the answer
         self._queue: list[Message] = []
         self._queued = 0  # body bytes in the queue
         self._waiter: asyncio.Future[None] | None = None
@@ -118,24 +119,24 @@ class Exchange(HTTPStream):
     async def app_send(self, message: Any) -> None:
         """ASGI's `send`. What is left for hypercorn here HTTP/1.1 does not have: it is refused."""
         kind = message["type"]
-        if kind == "http.response.body" and self.state is ASGIHTTPState.RESPONSE:
+        if kind == "http.response.body" and self.state is _RESPONSE:
             last = not message.get("more_body", False)
             if last:
-                self.state = ASGIHTTPState.CLOSED
+                self.state = _CLOSED
             if self._connection.can_write is not None:
                 await self._connection.can_write
             if self._write(message.get("body", b""), last):
                 await asyncio.sleep(0)
-        elif kind == "cortex.answer" and self.state is ASGIHTTPState.REQUEST:
-            self.state = ASGIHTTPState.CLOSED
+        elif kind == "cortex.answer" and self.state is _REQUEST:
+            self.state = _CLOSED
             if self._connection.can_write is not None:
                 await self._connection.can_write
             self._answer(message["status"], message["headers"], message["body"])
-        elif kind == "http.response.start" and self.state is ASGIHTTPState.REQUEST:
+        elif kind == "http.response.start" and self.state is _REQUEST:
             self._last_words = message.get("cortex.cut")
             message["cortex.push"] = self.push
             self._begin_answer(message["status"], message["headers"])
-            self.state = ASGIHTTPState.RESPONSE
+            self.state = _RESPONSE
         elif kind == "cortex.abort":
             self.abort(message.get("body", b""))
         else:
