@@ -15,6 +15,8 @@ from cortex_gateway.policy.survey import Surveys
 
 Key = tuple[str, str]  # (neuron, replica id), or (neuron, model) where said so
 
+_READY = State.READY
+
 
 class Intent(Struct, frozen=True, kw_only=True):
     """A swap that this gateway has decided and not yet heard the end of."""
@@ -55,12 +57,16 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
                 if replica is not None:
                     yield neuron, replica
 
-    def ready(self, model: str) -> Iterator[tuple[Neuron, Replica]]:
-        """Those that take new requests, as far as is known here."""
-        condemned = self.condemned if self.intents else ()
-        for neuron, replica in self.replicas(model):
-            if replica.state is State.READY and not neuron.cordoned and (neuron.name, replica.id) not in condemned:
-                yield neuron, replica
+    def ready(self, model: str) -> list[tuple[Neuron, Replica]]:
+        """Those that take new requests, as far as is known here. Asked for each request: hence one plain loop."""
+        found: list[tuple[Neuron, Replica]] = []
+        for key in self.fleet.resident.get(model, ()):
+            neuron = self.fleet.neurons[key[0]]
+            if neuron.up and not neuron.cordoned:
+                replica = neuron.replica(key[1])
+                if replica is not None and replica.state is _READY and not (self.intents and key in self.condemned):
+                    found.append((neuron, replica))
+        return found
 
     @cached_property
     def condemned(self) -> set[Key]:

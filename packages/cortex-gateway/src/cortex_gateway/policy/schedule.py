@@ -197,7 +197,7 @@ def place(picture: Picture, backlog: Backlog) -> Swap | Refuse | None:
 def _another(picture: Picture, backlog: Backlog) -> Swap | None:
     """A further replica on memory that is free, when waiting would take longer than loading it."""
     profile = picture.fleet.profiles.get(backlog.model)
-    ready = list(picture.ready(backlog.model))
+    ready = picture.ready(backlog.model)
     if profile is None or len(ready) >= profile.replicas.max or picture.is_under_way(backlog.model):
         return None
     slots = sum(replica.max_in_flight or 1 for _, replica in ready)
@@ -222,7 +222,7 @@ def _has_home(picture: Picture, model: str) -> bool:
     """Whether it is there, full perhaps, or on its way: then its waiters wait."""
     if picture.is_under_way(model):
         return True
-    return next(picture.ready(model), None) is not None
+    return bool(picture.ready(model))
 
 
 def intend(picture: Picture, swap: Swap, operation_id: str) -> Intent:
