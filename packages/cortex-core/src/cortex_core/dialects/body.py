@@ -64,7 +64,7 @@ def parse(body: bytes | Mapping[str, Raw]) -> dict[str, Raw]:
 
 def repair(body: bytes) -> bytes:
     """The same JSON with every lone surrogate escape as U+FFFD."""
-    if _SURROGATE.search(body) is None:
+    if b"\\u" not in body or _SURROGATE.search(body) is None:
         return body
     return _ESCAPES.sub(lambda match: rb"\ufffd" if match[1] else match[0], body)
 

@@ -8,6 +8,7 @@ from cortex_core.http.asgi import Headers
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_LINE = b"%b: %b\r\n".__mod__
 _END_OF_CHUNKS = b"0\r\n\r\n"
 
 
@@ -25,7 +26,7 @@ class AnswerFraming:
                 if header[0] != b"content-length":
                     continue  # the connection's business, not the app's
                 length = int(header[1])
-            head.append(b"%b: %b\r\n" % header)
+            head.append(_LINE(header))
         self._bodyless = _is_bodyless(method, status)
         self._remaining = None if self._bodyless else length
         self._chunked = length is None and not self._bodyless and version == "1.1"
@@ -68,7 +69,7 @@ class AnswerFraming:
 def whole_answer(status: int, headers: Headers, body: bytes, *, method: str, closes: bool, date: bytes) -> bytes:
     """A complete answer of known length. Raises ValueError for a header that would split its head."""
     head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, b"content-length: %d\r\n" % len(body)]
-    head += [b"%b: %b\r\n" % header for header in headers]
+    head += map(_LINE, headers)
     if closes:
         head.append(b"connection: close\r\n")
     head.append(date)

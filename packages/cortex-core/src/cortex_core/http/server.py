@@ -164,15 +164,16 @@ class Server:
             self._awaited[1].set_result(None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A handler's task; it ends before the server does."""
-        task = self.loop.create_task(work)
+        """A handler's task; it ends before the server does. It has a name, or each would have one made."""
+        task = asyncio.Task(work, loop=self.loop, name="request")
         self._tasks.add(task)
         return task
 
     def ended(self, task: asyncio.Task[None]) -> None:
         """A handler is about to return."""
         self._tasks.discard(task)
-        self.something_ended()
+        if self._awaited is not None:
+            self.something_ended()
         self._acceptor.room_again()
 
     def cancel(self, task: asyncio.Task[None]) -> None:
@@ -190,7 +191,8 @@ class Server:
 
     def busy(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
-        self.something_ended()
+        if self._awaited is not None:
+            self.something_ended()
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)

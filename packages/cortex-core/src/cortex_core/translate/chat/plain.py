@@ -68,7 +68,6 @@ def plain(body: bytes, values: Mapping[str, Raw]) -> Plain | None:
         return None  # templates want it first
     if not found.stream and found.stream_options is not UNSET:
         return None
-    rest = values.keys() - _READ
-    if rest and any(is_beyond_all(values[key]) for key in rest):
+    if not _READ.issuperset(values) and any(is_beyond_all(values[key]) for key in values.keys() - _READ):
         return None
     return found
