@@ -27,10 +27,7 @@ def respond(
     """One whole answer; it leaves in one write. Header names are lower case, as in all of ASGI; a content-type among
     them takes the place of `content_type`."""
     every = [*headers]
-    for name, _ in every:
-        if name == b"content-type":
-            break
-    else:
+    if b"content-type" not in dict(every):
         every.append((b"content-type", content_type))
     return send({"type": "cortex.answer", "status": status, "headers": every, "body": body})
 

@@ -137,6 +137,7 @@ class Upstream(asyncio.BufferedProtocol):
             self._fail("the answer's head is too large")
         if self.taker is not None and self.pieces and not self.taker(self.take()):
             self.taker = None
+        if self.taker is None:
             self._wake()
 
     def eof_received(self) -> bool:
@@ -180,7 +181,6 @@ class Upstream(asyncio.BufferedProtocol):
             if status not in (204, 304):
                 raise BrokenResponse("the answer has neither a length nor chunks")
         self.status = status
-        self._wake()
 
     def on_body(self, piece: bytes) -> None:
         self.pieces.append(piece)
@@ -188,8 +188,6 @@ class Upstream(asyncio.BufferedProtocol):
         if self.held_bytes > _HOLD_BYTES and not self._paused:
             self._paused = True
             self.transport.pause_reading()
-        if self.taker is None:
-            self._wake()
 
     def on_message_complete(self) -> None:
         if not self.status:  # 1xx: the answer is still to come
@@ -197,12 +195,12 @@ class Upstream(asyncio.BufferedProtocol):
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise BrokenResponse("too many interim answers")
-            self._wake()
             return
         self.complete = True
         if self.unsent:
             self.reusable = False
-        self._wake()
+        if self.taker is not None:
+            self._wake()
 
     # --- the reader
 

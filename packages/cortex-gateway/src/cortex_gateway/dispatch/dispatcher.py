@@ -119,8 +119,9 @@ class Dispatcher:
         """
         if want.model not in self._fleet.profiles:
             raise CortexError("model_not_found", f"model: {want.model}", param="model")
-        if self.clock() > want.arrived + want.hold_s:  # neurons refused it until its time was over
-            self._room.expect_back(want, want.arrived, self.clock())
+        now = self.clock()
+        if now > want.arrived + want.hold_s:  # neurons refused it until its time was over
+            self._room.expect_back(want, want.arrived, now)
             raise too_late(self.picture(), want.model, want.hold_s).error()
         lease = Lease(self, self._leases, want)
         found = None if want.model in self._room else pick(self.picture(), want.model, want.key)
@@ -128,7 +129,8 @@ class Dispatcher:
             self._count((found[0].name, found[1].id))
         while found is None:
             found = await self._wait(lease)
-        lease.begin(*found, self.clock())
+            now = self.clock()
+        lease.begin(*found, now)
         return lease
 
     def has_room(self, want: Want) -> bool:

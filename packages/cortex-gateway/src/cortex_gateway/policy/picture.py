@@ -112,10 +112,12 @@ class Picture(Struct, frozen=True, kw_only=True, dict=True):
     def room(self, neuron: Neuron, replica: Replica) -> int:
         """How many more leases this gateway may hold on it: its slots, and its small queue so that none stays idle."""
         key = (neuron.name, replica.id)
-        if self.paused.get(key, 0.0) > self.now:
+        if self.paused and self.paused.get(key, 0.0) > self.now:
             return 0
         most = replica.max_in_flight + replica.max_queue_depth if replica.max_in_flight else 1 << 30
-        return max(0, min(most, self.caps.get(key, most)) - self.leases.get(key, 0))
+        if self.caps:
+            most = min(most, self.caps.get(key, most))
+        return max(0, most - self.leases.get(key, 0))
 
     def is_idle(self, neuron: Neuron, replica: Replica) -> bool:
         """Nobody holds a lease on it, as far as can be known here; the neuron has the last word."""
