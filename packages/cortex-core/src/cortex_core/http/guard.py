@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Collection
 
 from cortex_core.http.asgi import ASGIApp, Receive, Scope, Send
 from cortex_core.http.listeners import parse_address
+from cortex_core.http.request import told
 from cortex_core.http.responses import respond
 from cortex_core.http.server import Errors, openai_errors
 
@@ -42,10 +43,11 @@ class HostGuard:
         self._any_address = any_address
         self._origins = frozenset(origin.lower() for origin in origins)
         self._errors = errors
+        self._judge = self._refusal  # one object, to be known by
         self._known: dict[bytes, str | None] = {}  # Host values already judged: the refusal, or None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        refusal = self._refusal(scope) if scope["type"] == "http" and scope["client"] is not None else None
+        refusal = told(scope, self._judge) if scope["type"] == "http" and scope["client"] is not None else None
         if refusal is None:
             return self._app(scope, receive, send)
         headers, body = self._errors(403, refusal, scope)

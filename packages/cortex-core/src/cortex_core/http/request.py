@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from cortex_core.http.asgi import Headers, Receive, Scope
 from cortex_core.http.head import Refusal
+
+T = TypeVar("T")
 
 
 class Disconnected(Exception):
@@ -19,6 +22,16 @@ class BodyTooLarge(Refusal):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(413, f"the request's body is over {limit_bytes} bytes")
         self.limit_bytes = limit_bytes
+
+
+def told(scope: Scope, read: Callable[[Scope], T]) -> T:
+    """What `read` makes of a request's head, and of nothing else: of a head that comes again it is known already."""
+    known: dict[Callable[[Scope], T], T] | None = scope.get("cortex.told")
+    if known is None:  # not our server's
+        return read(scope)
+    if read not in known:
+        known[read] = read(scope)
+    return known[read]
 
 
 class Request:

@@ -8,7 +8,7 @@ from functools import partial
 from cortex_core.config.cortex import Gateway
 from cortex_core.errors import CortexError, Dialect
 from cortex_core.fleet import Fleet
-from cortex_core.http import Request, Send
+from cortex_core.http import Request, Scope, Send, told
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.dispatch.dispatcher import Dispatcher, Want
 from cortex_gateway.metrics.telemetry import Telemetry
@@ -106,12 +106,7 @@ class Desk:
             CortexError: it is none, or there is no room for it.
         """
         arrived = time.monotonic()
-        declared, session = CHUNKED_BYTES, ""
-        for name, value in request.headers:
-            if name == b"content-length":
-                declared = int(value)
-            elif name in _SESSIONS:
-                session = value[:MAX_SESSION].decode("latin-1")
+        declared, session = told(request.scope, _declared)
         release = self._held.charge(declared)
         try:
             wanted, again = await self._wanted(request, release, dialect, counting=counting)
@@ -164,3 +159,14 @@ class Desk:
 
         await request.pour(take)
         return reader.wanted(self._resolves[Dialect.OPENAI_AUDIO])
+
+
+def _declared(scope: Scope) -> tuple[int, str]:
+    """The size of the body in bytes, or what one of unknown size is charged with; and the session, if it has one."""
+    size, session = CHUNKED_BYTES, ""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            size = int(value)
+        elif name in _SESSIONS:
+            session = value[:MAX_SESSION].decode("latin-1")
+    return size, session
