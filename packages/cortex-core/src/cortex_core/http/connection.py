@@ -170,8 +170,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, head)
         if head.length is not None and head.length <= len(data):  # all of it is here, as nearly always
             self.phase = _ANSWER
-            exchange.start()
-            exchange.feed_body(data[: head.length], done=True)
+            exchange.start(data[: head.length])
             return data[head.length :]
         self.phase = _BODY
         self._body = ChunkedBody() if head.length is None else LengthBody(head.length)

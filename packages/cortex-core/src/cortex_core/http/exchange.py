@@ -38,6 +38,7 @@ class Exchange(HTTPStream):
         self.complete = False  # nothing more will be written
         self.body_done = False  # the whole request has been read
         self.state = _REQUEST  # of the answer
+        self._whole: list[bytes] = []  # the body that came with the head, until somebody takes it
         self._queue: list[Message] = []
         self._queued = 0  # body bytes in the queue
         self._waiter: asyncio.Future[None] | None = None
@@ -46,7 +47,8 @@ class Exchange(HTTPStream):
         self._last_words: Callable[[], bytes] | None = None  # of an app that has some
         self._burst = 0  # bytes written since others had their turn
 
-    def start(self) -> None:
+    def start(self, body: bytes | None = None) -> None:
+        """Begins the app's task, with the whole body where it has come with the head."""
         connection = self._connection
         scope: Any = {
             **self.request.scope,
@@ -55,7 +57,12 @@ class Exchange(HTTPStream):
             "server": connection.local,
             "state": {},
             "extensions": {},
+            "cortex.body": self._whole,
         }
+        if body is not None:
+            self._whole.append(body)
+            self.body_done = True
+            self._expects_continue = False  # RFC 9110 10.1.1: no 100 once the body comes
         self.scope = scope
         server = connection.server
         self.task = server.spawn(self._run(server.app, scope))
@@ -86,6 +93,8 @@ class Exchange(HTTPStream):
             self._last_words = None  # it refers back here: both die by counting, and the collector has nothing to do
 
     async def receive(self) -> Message:
+        if self._whole:
+            return {"type": "http.request", "body": self._whole.pop(), "more_body": False}
         if not self._queue:
             if self._expects_continue and self._framing is None:
                 self._expects_continue = False
@@ -104,7 +113,7 @@ class Exchange(HTTPStream):
     def feed_body(self, data: bytes, done: bool) -> int:
         """Hands body bytes to the app; gives how many it has not taken yet."""
         self.body_done = done
-        self._expects_continue = False  # RFC 9110 10.1.1: no 100 once the body comes
+        self._expects_continue = False
         self._queue.append({"type": "http.request", "body": data, "more_body": not done})
         self._queued += len(data)
         self._wake()
