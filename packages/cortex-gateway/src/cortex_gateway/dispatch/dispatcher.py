@@ -76,7 +76,8 @@ class Dispatcher:
     def picture(self) -> Picture:
         """What a decision is made on, now."""
         books, now = self._leases, self.clock()
-        books.forget_pauses(now)
+        if books.paused:
+            books.forget_pauses(now)
         return Picture(
             fleet=self._fleet,
             now=now,

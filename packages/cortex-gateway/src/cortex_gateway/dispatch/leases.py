@@ -136,8 +136,7 @@ class Leases:
         self._refusals.pop(key, None)
 
     def forget_pauses(self, now: float) -> None:
-        if self.paused:
-            self.paused = {key: until for key, until in self.paused.items() if until > now}
+        self.paused = {key: until for key, until in self.paused.items() if until > now}
 
     def forget_the_gone(self, fleet: Fleet) -> None:
         """Replicas' ids are never used twice, so what is known of one that went is of no use."""

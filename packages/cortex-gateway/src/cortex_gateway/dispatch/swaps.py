@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -51,24 +51,16 @@ class Swaps:
     def __init__(self, dispatcher: Dispatcher, commands: Commands) -> None:
         self._dispatcher = dispatcher
         self._commands = commands
-        self._intents: dict[str, Intent] = {}
-        self._needs_mb: dict[str, int] = {}
+        self.intents: dict[str, Intent] = {}  # by operation id; decisions read both, and never write them
+        self.needs_mb: dict[str, int] = {}
         self._cannot_fit: dict[Key, str] = {}  # (neuron, model) → the instance that said so
-
-    @property
-    def intents(self) -> Mapping[str, Intent]:
-        return self._intents
-
-    @property
-    def needs_mb(self) -> Mapping[str, int]:
-        return self._needs_mb
 
     def begin(self, action: Swap | LetGo, picture: Picture) -> Coroutine[None, None, SwapRecord]:
         """Register what was decided, at once, and return what does it."""
         if isinstance(action, LetGo):
             return self._let_go(action, picture.now)
         intent = intend(picture, action, f"op-{uuid.uuid4().hex[:16]}")
-        self._intents[intent.operation_id] = intent
+        self.intents[intent.operation_id] = intent
         self._dispatcher.moved(intent.neuron)
         return self._swap(intent, action)
 
@@ -96,7 +88,7 @@ class Swaps:
             if operation.replica is not None:
                 self._believe(intent.neuron, neuron.instance_id, operation.replica)
         finally:
-            del self._intents[intent.operation_id]
+            del self.intents[intent.operation_id]
             self._dispatcher.moved(intent.neuron)
         return self._ended(
             SwapRecord(
@@ -145,7 +137,7 @@ class Swaps:
         pause_s = refusal.retry_in_s if refusal.code != "busy" else 0.0  # gauges tell sooner when it is so no more
         self._dispatcher.pause((intent.neuron, intent.model), pause_s)
         if refusal.need_mb:
-            self._needs_mb[intent.model] = max(refusal.need_mb, self._needs_mb.get(intent.model, 0))
+            self.needs_mb[intent.model] = max(refusal.need_mb, self.needs_mb.get(intent.model, 0))
         if refusal.code == "model_cannot_fit":
             self._cannot_fit[intent.neuron, intent.model] = instance_id
         if refusal.code in FINAL and not (refusal.code == "model_cannot_fit" and self._has_elsewhere(intent.model)):

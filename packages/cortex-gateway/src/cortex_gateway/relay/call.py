@@ -15,7 +15,8 @@ from cortex_gateway.relay.rendering import rendering
 
 _REQUEST_ID, _NEURON = REQUEST_ID_HEADER.encode(), NEURON_HEADER.encode()
 _MODEL_STATE, _SIMULATED = MODEL_STATE_HEADER.encode(), SIMULATED_HEADER.encode()
-
+_COLD, _WARM = (_MODEL_STATE, b"cold"), (_MODEL_STATE, b"warm")
+_MESSAGES = Dialect.ANTHROPIC_MESSAGES
 
 Again = Callable[[], Awaitable[Wanted]]
 """Reads a request anew, with what is known by then. Raises CortexError."""
@@ -81,13 +82,14 @@ class Call:
         self.payload = self.wanted.payload_for(lease.replica.context)
         if lease.considered:
             record.places = tuple(candidate.place() for candidate in lease.considered)
+        request_id = record.request_id.encode()
         self.headers = [
-            (_REQUEST_ID, record.request_id.encode()),
+            (_REQUEST_ID, request_id),
             (_NEURON, lease.neuron.name.encode()),
-            (_MODEL_STATE, b"cold" if record.cold else b"warm"),
+            _COLD if record.cold else _WARM,
         ]
-        if self.dialect is Dialect.ANTHROPIC_MESSAGES:
-            self.headers.append((b"request-id", record.request_id.encode()))
+        if self.dialect is _MESSAGES:
+            self.headers.append((b"request-id", request_id))
         if lease.replica.simulated:
             self.headers.append((_SIMULATED, b"true"))
 
