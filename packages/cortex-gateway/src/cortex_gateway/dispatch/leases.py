@@ -109,7 +109,7 @@ class Leases:
 
     def succeeded(self, key: Key, replica: Replica, first_token_s: float) -> None:
         self.breakers.pop(key, None)
-        self.forgive(key)
+        self._refusals.pop(key, None)
         if key in self.caps:
             self.caps[key] += 1
             if self.caps[key] >= replica.max_in_flight + replica.max_queue_depth:

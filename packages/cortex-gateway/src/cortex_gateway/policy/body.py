@@ -153,22 +153,22 @@ def read(body: bytes, dialect: Dialect, resolve: Resolve, *, counting: bool = Fa
 
 def _as_it_is(plain: chat.Plain, values: Values, target: Target) -> Wanted:
     """The fast path: what `read` makes of a chat request in which nothing has to be changed."""
-    options = plain.stream_options
-    strip = bool(plain.stream) and not (options and options.include_usage) and _ask_for_usage(values)
-    renamed = _rename(values, plain.model, target)
+    stream, options = bool(plain.stream), plain.stream_options
+    strip = stream and not (options and options.include_usage) and _ask_for_usage(values)
+    engine = target.engine
+    renamed = _rename(values, plain.model, engine)
     payload = encode(_with_defaults(values, target.defaults) if target.defaults else values)
     prompt = memoryview(values["messages"])
     bound = plain.max_completion_tokens or plain.max_tokens or 0
-    context = ChatContext(model=plain.model, stream=bool(plain.stream))
     return Wanted(
         model=target.model,
-        stream=bool(plain.stream),
+        stream=stream,
         tokens=len(prompt) // BYTES_A_TOKEN + min(bound or TOKENS, TOKENS),
         prompt_tokens=max(1, len(payload) // BYTES_A_TOKEN),
         session=plain.prompt_cache_key[:MAX_SESSION],
         head=_digest(prompt),
         payload=payload,
-        answer=Engines(context, target.engine, strip, renamed),
+        answer=Engines(ChatContext(model=plain.model, stream=stream), engine, strip, renamed),
         bound=bound,
         untold=target.untold,
     )
@@ -188,7 +188,7 @@ def _completions(values: Values, asked: str, target: Target) -> tuple[Values, An
     stream = bool(_value(values, "stream", _flag, "must be true or false"))
     strip = stream and _ask_for_usage(values)
     caps.check(values)
-    spliced = _rename(values, asked, target)
+    spliced = _rename(values, asked, target.engine)
     return values, Engines(ChatContext(model=asked, stream=stream), target.engine, strip, spliced)
 
 
@@ -197,7 +197,7 @@ def _json(values: Values, asked: str, target: Target) -> tuple[Values, Answer]:
     caps.check(values)
     if _value(values, "encoding_format", _text, "must be a string") in _NOT_JSON:
         raise bad("encoding_format", "must be one that JSON can hold")
-    return values, Json(asked if _rename(values, asked, target) else "")
+    return values, Json(asked if _rename(values, asked, target.engine) else "")
 
 
 _text = msgspec.json.Decoder(str | None).decode
@@ -216,11 +216,11 @@ _PROMPTS: Mapping[Dialect, str] = {
 }
 
 
-def _rename(values: Values, asked: str, target: Target) -> bool:
+def _rename(values: Values, asked: str, engine: str) -> bool:
     """Gives the model the name that its engine knows; whether it is another."""
-    if asked == target.engine:
+    if asked == engine:
         return False
-    values["model"] = Raw(encode(target.engine))
+    values["model"] = Raw(encode(engine))
     return True
 
 

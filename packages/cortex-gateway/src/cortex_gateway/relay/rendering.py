@@ -61,7 +61,6 @@ class Rendering(Protocol):
 
 def rendering(wanted: Wanted, dialect: Dialect, request_id: str) -> Rendering:
     """Of the answer to one request."""
-    suffix = request_id.removeprefix("req_")
     match wanted.answer:
         case Engines():
             return Same(wanted.answer, dialect, request_id)
@@ -70,9 +69,9 @@ def rendering(wanted: Wanted, dialect: Dialect, request_id: str) -> Rendering:
         case Form():
             return Formed(wanted.answer, wanted.stream, dialect, request_id)
         case messages.Context() as context:
-            return Messages(context, f"msg_{suffix}", wanted.prompt_tokens, request_id)
+            return Messages(context, f"msg_{request_id.removeprefix('req_')}", wanted.prompt_tokens, request_id)
         case responses.Context() as context:
-            return Responses(context, f"resp_{suffix}")
+            return Responses(context, f"resp_{request_id.removeprefix('req_')}")
 
 
 _REASONING = b'"reasoning"'
