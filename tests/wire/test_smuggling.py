@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from cortex_core.http import Limits, Receive, Request, Scope, Send, respond
 from cortex_core.http.body import ChunkedBody, LengthBody
-from cortex_core.http.head import Head, HeadReader, Refusal
+from cortex_core.http.head import Head, HeadReader, Heads, Refusal
 from tests.support.odd_requests import ACCEPTED, REFUSED
 from tests.support.scale import scaled
 from tests.support.wire import raw, serving
@@ -97,6 +98,40 @@ def test_any_split_gives_the_same_verdict(message: bytes, seed: int) -> None:
     whole = verdict([message])
     assert verdict(pieces) == whole
     assert verdict([message[i : i + 1] for i in range(len(message))]) == whole
+
+
+@pytest.mark.parametrize("message", EVERY)
+def test_a_head_that_comes_again_gives_the_same_verdict(message: bytes) -> None:
+    """`Heads` first, as a connection reads: what it makes of a head is what a reader makes of it, and it makes it once."""
+    heads = Heads(LIMITS)
+    try:
+        whole = HeadReader(LIMITS).feed(message)
+    except Refusal as refusal:
+        for _ in range(3):
+            with pytest.raises(Refusal, match=re.escape(str(refusal))):
+                _ = heads.whole(message) or HeadReader(LIMITS).feed(message)
+        return
+    assert whole is not None
+    once, again = heads.whole(message), heads.whole(message + b"more")
+    assert once == again == whole
+    assert once is not None
+    assert again is not None
+    assert once[0] is again[0]
+    assert heads.whole(message[: whole[1] - 1]) is None, "not all there"
+
+
+def test_what_is_known_of_heads_is_bounded() -> None:
+    heads = Heads(Limits())
+    head = b"GET /%d HTTP/1.1\r\nHost: a\r\nx: %b\r\n\r\n"
+    assert heads.whole(head % (0, b"y" * 2000)) is None, "long ones are read as they come"
+    first = heads.whole(head % (0, b""))
+    for number in range(1, 2000):
+        assert heads.whole(head % (number, b"")) is not None
+    again = heads.whole(head % (0, b""))
+    assert first == again
+    assert first is not None
+    assert again is not None
+    assert first[0] is not again[0], "it was forgotten"
 
 
 @given(data=st.data())

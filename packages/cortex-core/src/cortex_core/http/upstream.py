@@ -7,7 +7,6 @@ with the connection, framed or not, is broken: a truncated answer must never loo
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,7 +45,6 @@ class Upstream(asyncio.BufferedProtocol):
         "_interim",
         "_parser",
         "_paused",
-        "_poll",
         "_waiter",
         "answered",
         "closed",
@@ -69,7 +67,6 @@ class Upstream(asyncio.BufferedProtocol):
         self._client = client
         self.loop = loop
         self.transport: asyncio.Transport
-        self._poll = select.poll()
         self.closed = False
         self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)  # of all answers: it stands where the last one ended
@@ -104,7 +101,6 @@ class Upstream(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         sock: socket.socket = transport.get_extra_info("socket")
-        self._poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -200,11 +196,6 @@ class Upstream(asyncio.BufferedProtocol):
             self._wake()
 
     # --- the reader
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is open and nothing has come that nobody asked for, not even its end: the kernel is asked."""
-        return not self.closed and not self._poll.poll(0)
 
     @property
     def told_to_go_on(self) -> bool:
