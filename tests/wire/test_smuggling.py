@@ -102,7 +102,7 @@ def test_any_split_gives_the_same_verdict(message: bytes, seed: int) -> None:
 
 @pytest.mark.parametrize("message", EVERY)
 def test_a_head_that_comes_again_gives_the_same_verdict(message: bytes) -> None:
-    """`Heads` first, as a connection reads: what it makes of a head is what a reader makes of it, and it makes it once."""
+    """As a connection reads: what `Heads` makes of a head is what a reader makes of it, and it makes it once."""
     heads = Heads(LIMITS)
     try:
         whole = HeadReader(LIMITS).feed(message)
