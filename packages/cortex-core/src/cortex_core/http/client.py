@@ -33,7 +33,7 @@ def header_lines(headers: Headers) -> bytes:
     """Headers as they are sent. Raises ValueError for one that could not be sent as it is."""
     lines = [b"%b: %b\r\n" % header for header in headers]
     joined = b"".join(lines)
-    if joined.count(b"\n") != len(lines) or joined.count(b"\r") != len(lines) or b"\0" in joined:
+    if len(joined.splitlines()) != len(lines) or 0 in joined:
         raise ValueError("a header holds a line break or NUL")
     return joined
 

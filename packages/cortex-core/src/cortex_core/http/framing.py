@@ -8,7 +8,8 @@ from cortex_core.http.asgi import Headers
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-_LINE = b"%b: %b\r\n".__mod__
+_LINE = b": ".join
+_CLOSE = (b"connection", b"close")
 _END_OF_CHUNKS = b"0\r\n\r\n"
 
 
@@ -26,7 +27,7 @@ class AnswerFraming:
                 if header[0] != b"content-length":
                     continue  # the connection's business, not the app's
                 length = int(header[1])
-            head.append(_LINE(header))
+            head.append(b"%b: %b\r\n" % header)
         self._bodyless = _is_bodyless(method, status)
         self._remaining = None if self._bodyless else length
         self._chunked = length is None and not self._bodyless and version == "1.1"
@@ -36,7 +37,8 @@ class AnswerFraming:
         if self.closes:
             head.append(b"connection: close\r\n")
         head.append(date)
-        self._head = _checked(head) + b"\r\n"  # waits for the first bytes of the body, so that they leave together
+        # It waits for the first bytes of the body, so that they leave together.
+        self._head = _checked(b"".join(head), len(head)) + b"\r\n"
 
     @property
     def head_waits(self) -> bool:
@@ -68,21 +70,19 @@ class AnswerFraming:
 
 def whole_answer(status: int, headers: Headers, body: bytes, *, method: str, closes: bool, date: bytes) -> bytes:
     """A complete answer of known length. Raises ValueError for a header that would split its head."""
-    head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, b"content-length: %d\r\n" % len(body)]
-    head += map(_LINE, headers)
+    every = [(b"content-length", b"%d" % len(body)), *headers]
     if closes:
-        head.append(b"connection: close\r\n")
-    head.append(date)
-    joined = _checked(head)
-    return joined + b"\r\n" if _is_bodyless(method, status) else b"%b\r\n%b" % (joined, body)
+        every.append(_CLOSE)
+    status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    head = _checked(b"%b%b\r\n%b" % (status_line, b"\r\n".join(map(_LINE, every)), date), len(every) + 2)
+    return head + b"\r\n" if _is_bodyless(method, status) else b"%b\r\n%b" % (head, body)
 
 
 def _is_bodyless(method: str, status: int) -> bool:
     return method == "HEAD" or status in (204, 304) or status < 200
 
 
-def _checked(head: list[bytes]) -> bytes:
-    joined = b"".join(head)
-    if joined.count(b"\n") != len(head) or joined.count(b"\r") != len(head) or b"\0" in joined:
+def _checked(head: bytes, lines: int) -> bytes:
+    if len(head.splitlines()) != lines or 0 in head:
         raise ValueError("a response header holds a line break or NUL")
-    return joined
+    return head
