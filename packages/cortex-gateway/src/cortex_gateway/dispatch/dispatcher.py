@@ -267,7 +267,7 @@ class Dispatcher:
         neuron = self._fleet.neurons[key[0]]
         replica = neuron.replica(key[1])
         if replica is None:
-            self._uncount(key)
+            self._uncount(key, self.clock())
             return None
         return neuron, replica
 
@@ -275,7 +275,7 @@ class Dispatcher:
         """It left, was refused, or waited too long. Granted in the same turn of the loop: the lease is given back."""
         future = waiter.future
         if future.done() and not future.cancelled() and future.exception() is None:
-            self._uncount(future.result())
+            self._uncount(future.result(), self.clock())
         else:
             self._room.leave(waiter)
 
@@ -283,16 +283,17 @@ class Dispatcher:
         if self._leases.take(key):
             self.moved(key[0])
 
-    def _uncount(self, key: Key) -> None:
-        is_last = self._leases.give_back(key)
+    def _uncount(self, key: Key, now: float) -> None:
+        is_last = self._leases.give_back(key, now)
         if is_last:
             self.moved(key[0])
         self.pump(places=is_last)
 
-    def release(self, lease: Lease, since: float) -> None:
+    def release(self, lease: Lease) -> None:
         """For `Lease` alone, as is the next."""
-        self._leases.lasted(lease.want.model, self.clock() - since)
-        self._uncount(lease.key)
+        now = self.clock()
+        self._leases.lasted(lease.want.model, now - lease.since)
+        self._uncount(lease.key, now)
 
     def took(self, lease: Lease, tokens: int) -> None:
         if tokens:

@@ -27,12 +27,12 @@ class Lease:
     __slots__ = (
         "_books",
         "_dispatcher",
-        "_since",
         "cold",
         "considered",
         "key",
         "neuron",
         "replica",
+        "since",
         "waited_s",
         "want",
     )
@@ -50,7 +50,7 @@ class Lease:
 
     def begin(self, neuron: Neuron, replica: Replica, now: float) -> None:
         self.neuron, self.replica, self.key = neuron, replica, (neuron.name, replica.id)
-        self._since = now
+        self.since = now
         self.waited_s = now - self.want.arrived
 
     def __enter__(self) -> Self:
@@ -59,7 +59,7 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._dispatcher.release(self, self._since)
+        self._dispatcher.release(self)
 
     def succeeded(self, *, first_token_s: float = 0.0, tokens: int = 0) -> None:
         """The replica did its work: what it took, for its pace and for the caller's fair share."""
@@ -94,9 +94,9 @@ class Leases:
             self.breakers[key] = structs.replace(breaker, probing=True)
         return held == 1
 
-    def give_back(self, key: Key) -> bool:
+    def give_back(self, key: Key, now: float) -> bool:
         """Whether it was the last there."""
-        self.used_at[key] = self._clock()
+        self.used_at[key] = now
         left = self.held.get(key, 0) - 1
         if left > 0:
             self.held[key] = left

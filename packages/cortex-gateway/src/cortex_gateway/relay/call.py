@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
 from cortex_core.errors import CortexError, Dialect
@@ -76,7 +75,7 @@ class Call:
 
     def leased(self, lease: Lease) -> None:
         record = self.record
-        record.leased = time.monotonic()
+        record.leased = lease.since
         record.neuron = lease.neuron.name
         record.cold = record.cold or lease.cold
         self.payload = self.wanted.payload_for(lease.replica.context)

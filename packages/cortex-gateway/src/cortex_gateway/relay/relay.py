@@ -169,8 +169,8 @@ class Relay:
             CortexError: it failed, and nothing has been sent to the client.
         """
         want = call.want
-        left_s = int(want.arrived + want.hold_s - call.record.leased)
-        own = (call.wanted.content_type, want.request_id.encode(), want.priority, left_s or 1)
+        left_s = max(1, int(want.arrived + want.hold_s - call.record.leased))
+        own = (call.wanted.content_type, want.request_id.encode(), want.priority, left_s)
         lines = _LINES % (self._lines_to(lease), *own)
         client = self._neurons.byte_path(lease.neuron.name)
         expect = len(call.payload) > EXPECT_BYTES
