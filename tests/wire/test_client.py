@@ -422,6 +422,17 @@ async def test_a_connection_with_bytes_nobody_asked_for_is_not_used_again(surplu
             await until_async(lambda: client.connections == 0)
 
 
+async def test_an_answer_left_unread_does_not_stop_the_next() -> None:
+    """Reading has stopped behind it: its connection is not used again."""
+    size = 12_000  # more than is held at once, and whole all the same
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, b"x" * size)
+    async with scripted(answering(answer, requests=3)) as address, client_of(address) as client:
+        for _ in range(3):
+            async with client.request("GET", "/", timeout_s=5.0) as response:
+                await until_async(lambda: response.complete)
+            await asyncio.sleep(0)
+
+
 async def test_idle_connections_are_closed_before_the_server_does() -> None:
     async with serving(echo) as server, client_of(server, idle_s=0.05) as client:
         async with client.request("GET", "/") as response:

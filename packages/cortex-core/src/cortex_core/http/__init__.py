@@ -8,7 +8,7 @@ from cortex_core.http.client import BrokenResponse, Client, ConnectFailed, Respo
 from cortex_core.http.guard import HostGuard, host_name, own_names
 from cortex_core.http.limits import Limits
 from cortex_core.http.listeners import address_of, bind, parse_address
-from cortex_core.http.request import BodyTooLarge, Disconnected, Request, told
+from cortex_core.http.request import BodyTooLarge, Disconnected, Request, read_once
 from cortex_core.http.responses import EVENT_STREAM_HEADERS, EventStream, respond, respond_json
 from cortex_core.http.runner import run
 from cortex_core.http.server import Errors, Server, openai_errors
@@ -41,9 +41,9 @@ __all__ = [
     "openai_errors",
     "own_names",
     "parse_address",
+    "read_once",
     "respond",
     "respond_json",
     "run",
     "tls_context",
-    "told",
 ]

@@ -141,8 +141,8 @@ class Client:
         return connection
 
     def give_back(self, connection: Upstream) -> None:
-        if self._closed or connection.closed or not connection.reusable or not connection.complete:
-            connection.transport.abort()
+        if self._closed or connection.closed or not connection.reusable or not connection.complete or connection.pieces:
+            connection.transport.abort()  # also one with an unread rest, for which reading may have stopped
             return
         loop = connection.loop  # to ask for the running one is a system call before Python 3.12
         connection.idle_since = loop.time()

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Collection
 
 from cortex_core.http.asgi import ASGIApp, Receive, Scope, Send
 from cortex_core.http.listeners import parse_address
-from cortex_core.http.request import told
+from cortex_core.http.request import read_once
 from cortex_core.http.responses import respond
 from cortex_core.http.server import Errors, openai_errors
 
@@ -47,7 +47,7 @@ class HostGuard:
         self._known: dict[bytes, str | None] = {}  # Host values already judged: the refusal, or None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        refusal = told(scope, self._judge) if scope["type"] == "http" and scope["client"] is not None else None
+        refusal = read_once(scope, self._judge) if scope["type"] == "http" and scope["client"] is not None else None
         if refusal is None:
             return self._app(scope, receive, send)
         headers, body = self._errors(403, refusal, scope)

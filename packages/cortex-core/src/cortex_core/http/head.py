@@ -53,7 +53,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     keep_alive: bool
     length: int | None
     expects_continue: bool
-    scope: Scope  # what it tells of its request's ASGI scope: read, copied, never written to but by `told`
+    scope: Scope  # what it tells of its request's ASGI scope: read, copied, written to by `read_once` alone
 
 
 class Heads:
@@ -209,6 +209,6 @@ def _scope(method: bytes, target: bytes, version: str, headers: tuple[tuple[byte
         "query_string": query,
         "root_path": "",
         "headers": headers,
-        "cortex.told": {},
+        "cortex.read": {},
     }
     return scope

@@ -24,9 +24,9 @@ class BodyTooLarge(Refusal):
         self.limit_bytes = limit_bytes
 
 
-def told(scope: Scope, read: Callable[[Scope], T]) -> T:
+def read_once(scope: Scope, read: Callable[[Scope], T]) -> T:
     """What `read` makes of a request's head, and of nothing else: of a head that comes again it is known already."""
-    known: dict[Callable[[Scope], T], T] | None = scope.get("cortex.told")
+    known: dict[Callable[[Scope], T], T] | None = scope.get("cortex.read")
     if known is None:  # not our server's
         return read(scope)
     if read not in known:

@@ -8,7 +8,7 @@ from functools import partial
 from cortex_core.config.cortex import Gateway
 from cortex_core.errors import CortexError, Dialect
 from cortex_core.fleet import Fleet
-from cortex_core.http import Request, Scope, Send, told
+from cortex_core.http import Request, Scope, Send, read_once
 from cortex_gateway.api.errors import Ids
 from cortex_gateway.dispatch.dispatcher import Dispatcher, Want
 from cortex_gateway.metrics.telemetry import Telemetry
@@ -106,7 +106,7 @@ class Desk:
             CortexError: it is none, or there is no room for it.
         """
         arrived = time.monotonic()
-        declared, session = told(request.scope, _declared)
+        declared, session = read_once(request.scope, _declared)
         release = self._held.charge(declared)
         try:
             wanted, again = await self._wanted(request, release, dialect, counting=counting)
