@@ -28,6 +28,7 @@ from tools.runner.report import Line, say, step
 CONNECTIONS = 32
 PACED_STREAMS, PACED_INTERVAL_US = 64, 10_000  # 100 tokens a second each
 FIXED_RATE = 200  # requests a second, at which added TTFT is read
+STEADY_LONGER = 3
 STEADY_RATE = 2000  # JSON requests a second, which one process carries: each then comes by itself
 WAITING = 256  # connections that such a system may need at once
 OPEN_STREAMS = 1000
@@ -165,7 +166,8 @@ class _Bench:
     def _steady(self, system: System) -> Figures:
         if system.slow:
             return {}
-        ran = self._load.run(system, JSON, WAITING, self._seconds, "rate", str(STEADY_RATE))
+        # Far below what it can carry a second holds few requests, and how they fall together differs: so it is longer.
+        ran = self._load.run(system, JSON, WAITING, STEADY_LONGER * self._seconds, "rate", str(STEADY_RATE))
         return {"steady_cpu_us": ran.cpu_us_per_request}
 
     def _plain(self, system: System) -> Figures:
