@@ -133,12 +133,14 @@ async def test_an_answer_before_the_body_was_read_is_the_last_of_its_connection(
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno")
         await writer.drain()
-        await asyncio.Event().wait()
+        await over.wait()
 
+    over = asyncio.Event()
     async with scripted(answers_early) as address, client_of(address) as client:
         async with client.request("POST", "/", body=b"x" * 20_000_000) as response:
             assert (response.status, await response.read(10)) == (413, b"no")
         await until_async(lambda: client.connections == 0)
+        over.set()
 
 
 async def test_a_server_that_goes_while_a_body_is_sent_is_a_broken_answer() -> None:
