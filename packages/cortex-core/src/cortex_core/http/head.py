@@ -30,7 +30,8 @@ _TARGET = re.compile(rb"/[!\"$-~]*")  # origin-form, visible ASCII, no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KNOWN = 256  # targets and hosts that were found good: there are few of them and many requests
-_KNOWN_HEADS, _KNOWN_HEAD_BYTES = 1000, 1000  # how many, and how long: some 3 MiB
+_KNOWN_HEADS, _KNOWN_HEAD_BYTES = 1000, 2000  # how many, and how long (an agent's has 1,100): some 5 MiB at most
+_ONCE_HEADS = 4000
 _ASGI = {"spec_version": "2.1", "version": "3.0"}
 
 
@@ -57,11 +58,13 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 
 class Heads:
-    """The heads of one server's requests. Bounded: what is not asked for goes."""
+    """The heads of one server's requests. Those that have come twice are kept, or heads that never come again would
+    cost more than reading them; bounded by forgetting all."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._read = lru_cache(_KNOWN_HEADS)(self._read_whole)
+        self._known: dict[bytes, Head] = {}
+        self._once: set[int] = set()  # hashes of heads that have come once
 
     def whole(self, data: bytes) -> tuple[Head, int] | None:
         """The head that `data` begins with, and the offset at which its body begins. None: it is not all there, or too
@@ -70,11 +73,21 @@ class Heads:
         if found < 0:
             return None
         end = found + len(_END)
-        return self._read(data[:end]), end
+        raw = data[:end]
+        return self._known.get(raw) or self._read(raw), end
 
-    def _read_whole(self, data: bytes) -> Head:
+    def _read(self, data: bytes) -> Head:
         found = HeadReader(self._limits).feed(data)
         assert found is not None  # it holds the end
+        known, once = self._known, self._once
+        if hash(data) in once:
+            if len(known) >= _KNOWN_HEADS:
+                known.clear()
+            known[data] = found[0]
+        else:
+            if len(once) >= _ONCE_HEADS:
+                once.clear()
+            once.add(hash(data))
         return found[0]
 
 
