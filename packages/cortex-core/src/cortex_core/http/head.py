@@ -7,7 +7,7 @@ on it needs 73 us a request where hypercorn's own protocol needs several times t
 disagree the request is refused, so there is nothing to smuggle in between. Bodies are framed in `body.py`.
 
 Clients say the same head again and again, to the byte or but for a length, and what it comes to depends on nothing
-else: `Heads` reads it once.
+else: `Heads` keeps what it was read as.
 """
 
 from __future__ import annotations
