@@ -424,6 +424,22 @@ async def test_a_connection_with_bytes_nobody_asked_for_is_not_used_again(surplu
             await until_async(lambda: client.connections == 0)
 
 
+MANY = b"".join(b"X-%d: y\r\n" % number for number in range(300))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n" + MANY + b"\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + MANY + b"\r\n",
+    ],
+)
+async def test_too_many_headers_or_trailers_are_a_broken_answer(answer: bytes) -> None:
+    async with scripted(answering(answer)) as address, client_of(address) as client:
+        with pytest.raises(BrokenResponse, match="too many headers"):
+            await fetch(client)
+
+
 async def test_an_answer_left_unread_does_not_stop_the_next() -> None:
     """Reading has stopped behind it: its connection is not used again."""
     size = 12_000  # more than is held at once, and whole all the same

@@ -178,6 +178,24 @@ async def test_an_answer_left_unfinished_is_a_truncation() -> None:
                 assert (answer.body, answer.clean) == (body, False)
 
 
+async def test_framing_is_the_servers_business_in_a_whole_answer_too() -> None:
+    """What an app hands on of another server's headers must not give the answer two lengths."""
+    theirs = [(b"transfer-encoding", b"chunked"), (b"connection", b"close"), (b"content-length", b"99"), (b"x-a", b"b")]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, b"{}", theirs)
+
+    async with serving(app) as server, raw(server) as client:
+        for _ in range(2):
+            await client.send(request("GET", "/"))
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            assert head.count(b"content-length:") == head.count(b"content-length: 2\r\n") == 1
+            assert b"transfer-encoding" not in head
+            assert b"connection" not in head
+            assert b"x-a: b\r\n" in head
+            assert await client.reader.readexactly(2) == b"{}"
+
+
 @pytest.mark.parametrize("length", [b"3", b"9"])
 async def test_a_wrong_content_length_never_passes_for_a_whole_answer(length: bytes) -> None:
     errors: list[Exception] = []

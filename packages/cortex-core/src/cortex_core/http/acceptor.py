@@ -62,7 +62,7 @@ class Acceptor:
 
     def room_again(self) -> None:
         """A connection has closed, or a request has ended."""
-        if self._back_off is None and not self._accepting:
+        if self._back_off is None:
             self.start()
 
     def opened(self, connection: Connection) -> None:

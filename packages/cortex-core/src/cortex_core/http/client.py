@@ -21,21 +21,13 @@ from collections import deque
 
 from cortex_core.http.answer import Response
 from cortex_core.http.asgi import Headers
+from cortex_core.http.framing import header_lines
 from cortex_core.http.listeners import parse_address
 from cortex_core.http.upstream import READ_BYTES, BrokenResponse, ConnectFailed, Upstream
 
 __all__ = ["BrokenResponse", "Client", "ConnectFailed", "Response", "header_lines"]
 
 _KNOWN_LINES = 256
-
-
-def header_lines(headers: Headers) -> bytes:
-    """Headers as they are sent. Raises ValueError for one that could not be sent as it is."""
-    lines = [b"%b: %b\r\n" % header for header in headers]
-    joined = b"".join(lines)
-    if len(joined.splitlines()) != len(lines) or 0 in joined:
-        raise ValueError("a header holds a line break or NUL")
-    return joined
 
 
 class Client:

@@ -8,9 +8,17 @@ from cortex_core.http.asgi import Headers
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-_LINE = b": ".join
-_CLOSE = (b"connection", b"close")
+_LINE = b"%b: %b\r\n".__mod__
 _END_OF_CHUNKS = b"0\r\n\r\n"
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Headers as they are sent. Raises ValueError for one that could not be sent as it is."""
+    lines = [*map(_LINE, headers)]
+    joined = b"".join(lines)
+    if len(joined.splitlines()) != len(lines) or 0 in joined:
+        raise ValueError("a header holds a line break or NUL")
+    return joined
 
 
 class AnswerFraming:
@@ -20,25 +28,22 @@ class AnswerFraming:
 
     def __init__(self, method: str, version: str, status: int, headers: Headers, *, closes: bool, date: bytes) -> None:
         """Raises ValueError for a header that would split the head. `date` is the whole Date line."""
-        head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        own: list[tuple[bytes, bytes]] = []
         length: int | None = None
         for header in headers:
             if header[0] in _FRAMING:
                 if header[0] != b"content-length":
                     continue  # the connection's business, not the app's
                 length = int(header[1])
-            head.append(b"%b: %b\r\n" % header)
+            own.append(header)
         self._bodyless = _is_bodyless(method, status)
         self._remaining = None if self._bodyless else length
         self._chunked = length is None and not self._bodyless and version == "1.1"
         if self._chunked:
-            head.append(b"transfer-encoding: chunked\r\n")
+            own.append((b"transfer-encoding", b"chunked"))
         self.closes = closes or (length is None and not self._bodyless and not self._chunked)
-        if self.closes:
-            head.append(b"connection: close\r\n")
-        head.append(date)
         # It waits for the first bytes of the body, so that they leave together.
-        self._head = _checked(b"".join(head), len(head)) + b"\r\n"
+        self._head = _head(status, own, closes=self.closes, date=date)
 
     @property
     def head_waits(self) -> bool:
@@ -70,19 +75,16 @@ class AnswerFraming:
 
 def whole_answer(status: int, headers: Headers, body: bytes, *, method: str, closes: bool, date: bytes) -> bytes:
     """A complete answer of known length. Raises ValueError for a header that would split its head."""
-    every = [(b"content-length", b"%d" % len(body)), *headers]
-    if closes:
-        every.append(_CLOSE)
-    status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    head = _checked(b"%b%b\r\n%b" % (status_line, b"\r\n".join(map(_LINE, every)), date), len(every) + 2)
-    return head + b"\r\n" if _is_bodyless(method, status) else b"%b\r\n%b" % (head, body)
+    own = [header for header in headers if header[0] not in _FRAMING]
+    own.append((b"content-length", b"%d" % len(body)))
+    head = _head(status, own, closes=closes, date=date)
+    return head if _is_bodyless(method, status) else head + body
 
 
 def _is_bodyless(method: str, status: int) -> bool:
     return method == "HEAD" or status in (204, 304) or status < 200
 
 
-def _checked(head: bytes, lines: int) -> bytes:
-    if len(head.splitlines()) != lines or 0 in head:
-        raise ValueError("a response header holds a line break or NUL")
-    return head
+def _head(status: int, headers: Headers, *, closes: bool, date: bytes) -> bytes:
+    status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"%b%b%b%b\r\n" % (status_line, header_lines(headers), b"connection: close\r\n" if closes else b"", date)

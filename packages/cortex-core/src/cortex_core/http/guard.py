@@ -43,11 +43,10 @@ class HostGuard:
         self._any_address = any_address
         self._origins = frozenset(origin.lower() for origin in origins)
         self._errors = errors
-        self._judge = self._refusal  # one object, to be known by
         self._known: dict[bytes, str | None] = {}  # Host values already judged: the refusal, or None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        refusal = read_once(scope, self._judge) if scope["type"] == "http" and scope["client"] is not None else None
+        refusal = read_once(scope, self._refusal) if scope["type"] == "http" and scope["client"] is not None else None
         if refusal is None:
             return self._app(scope, receive, send)
         headers, body = self._errors(403, refusal, scope)

@@ -30,7 +30,7 @@ _TARGET = re.compile(rb"/[!\"$-~]*")  # origin-form, visible ASCII, no fragment
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KNOWN = 256  # targets and hosts that were found good: there are few of them and many requests
-_KNOWN_HEADS, _KNOWN_HEAD_BYTES = 1000, 2000  # how many, and how long (an agent's has 1,100): some 5 MiB at most
+_KNOWN_HEADS, _KNOWN_HEAD_BYTES = 1000, 2000  # how many, and how long
 _ONCE_HEADS = 4000
 _ASGI = {"spec_version": "2.1", "version": "3.0"}
 

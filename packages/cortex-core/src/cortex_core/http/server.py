@@ -172,8 +172,7 @@ class Server:
     def ended(self, task: asyncio.Task[None]) -> None:
         """A handler is about to return."""
         self._tasks.discard(task)
-        if self._awaited is not None:
-            self.something_ended()
+        self.something_ended()
         self._acceptor.room_again()
 
     def cancel(self, task: asyncio.Task[None]) -> None:
@@ -191,8 +190,7 @@ class Server:
 
     def busy(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
-        if self._awaited is not None:
-            self.something_ended()
+        self.something_ended()
 
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 READ_BYTES = 8 * 2**10  # at once: what a reader leaves that has just been told to stop must fit into its bound
 _HOLD_BYTES = 8 * 2**10  # more than this unread stops the reading
 _JOIN_BYTES = 64 * 2**10  # a body up to this size leaves in one write with its head
+_MAX_HEADERS = 200  # trailers too
 _MAX_HEAD_BYTES = 64 * 2**10
 _MAX_INTERIM = 8  # 1xx answers before the real one
 _RECEIVE_BUFFER_BYTES = 128 * 2**10  # the kernel's part
@@ -161,6 +162,8 @@ class Upstream(asyncio.BufferedProtocol):
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
         self.headers.append((name.lower(), value or b""))
+        if len(self.headers) > _MAX_HEADERS:
+            raise BrokenResponse("the answer has too many headers")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

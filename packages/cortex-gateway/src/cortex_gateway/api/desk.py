@@ -136,8 +136,7 @@ class Desk:
         if dialect is Dialect.OPENAI_AUDIO:
             return await self._form(request, release), None
         body = await request.body()
-        if len(body) > release.size_bytes:
-            release.grow_to(len(body))
+        release.grow_to(len(body))
         wanted = await self._read(body, dialect, counting=counting)
         if not wanted.untold:
             return wanted, None

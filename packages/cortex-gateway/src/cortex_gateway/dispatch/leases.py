@@ -33,7 +33,6 @@ class Lease:
         "neuron",
         "replica",
         "since",
-        "waited_s",
         "want",
     )
 
@@ -48,10 +47,13 @@ class Lease:
         self.cold = False  # it waited for a load
         self.considered: tuple[Candidate, ...] = ()  # by the swap that was made for it
 
+    @property
+    def waited_s(self) -> float:
+        return self.since - self.want.arrived
+
     def begin(self, neuron: Neuron, replica: Replica, now: float) -> None:
         self.neuron, self.replica, self.key = neuron, replica, (neuron.name, replica.id)
         self.since = now
-        self.waited_s = now - self.want.arrived
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +111,7 @@ class Leases:
 
     def succeeded(self, key: Key, replica: Replica, first_token_s: float) -> None:
         self.breakers.pop(key, None)
-        self._refusals.pop(key, None)
+        self.forgive(key)
         if key in self.caps:
             self.caps[key] += 1
             if self.caps[key] >= replica.max_in_flight + replica.max_queue_depth:

@@ -225,7 +225,7 @@ def _rename(values: Values, asked: str, engine: str) -> bool:
 
 
 def _digest(prompt: memoryview) -> str:
-    return str(zlib.crc32(prompt[:HEAD_BYTES]))
+    return f"{zlib.crc32(prompt[:HEAD_BYTES]):08x}"
 
 
 def _model(values: Values) -> str:

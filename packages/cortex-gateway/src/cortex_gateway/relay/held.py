@@ -26,22 +26,22 @@ class Held:
 class Charge:
     """Room taken in `Held`. Calling it gives the room back, once."""
 
-    __slots__ = ("_held", "size_bytes")
+    __slots__ = ("_held", "_size_bytes")
 
     def __init__(self, held: Held) -> None:
         self._held = held
-        self.size_bytes = 0
+        self._size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
         """More than was declared has come. Raises as `Held.charge` does."""
-        more, held = size_bytes - self.size_bytes, self._held
+        more, held = size_bytes - self._size_bytes, self._held
         if more <= 0:
             return
         if held.held_bytes + more > held.limit_bytes:
             raise CortexError("no_capacity", "too many requests wait for their answer: the gateway holds no more")
         held.held_bytes += more
-        self.size_bytes = size_bytes
+        self._size_bytes = size_bytes
 
     def __call__(self) -> None:
-        self._held.held_bytes -= self.size_bytes
-        self.size_bytes = 0
+        self._held.held_bytes -= self._size_bytes
+        self._size_bytes = 0
