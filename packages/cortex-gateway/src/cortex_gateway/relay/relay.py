@@ -182,8 +182,10 @@ class Relay:
             async with request as upstream:
                 if upstream.status != 200:
                     return await self._refused(call, upstream)
-                call.answer = await self._whole(call, upstream)
+                call.answer = _whole(call, upstream, await upstream.read(MAX_ANSWER_BYTES))
                 return None
+        except BodyTooLarge:
+            raise CortexError("upstream_failed", f"the answer is over {MAX_ANSWER_BYTES} bytes") from None
         except ConnectFailed as failed:
             raise _NotSent from failed
         except BrokenResponse as broken:
@@ -216,21 +218,19 @@ class Relay:
             return refusal
         raise told(refusal)
 
-    async def _whole(self, call: Call, upstream: Response) -> bytes:
-        try:
-            body = await upstream.read(MAX_ANSWER_BYTES)
-        except BodyTooLarge:
-            raise CortexError("upstream_failed", f"the answer is over {MAX_ANSWER_BYTES} bytes") from None
-        if isinstance(call.wanted.answer, Form):
-            kind = upstream.header(b"content-type") or _JSON
-            if not kind.startswith(_JSON):
-                call.headers.append((b"content-type", kind))
-                return body
-        said = read_body(body)
-        if said.error is not None:
-            raise engine_error(said.error, call.dialect)
-        call.record.usage, call.record.finish_reason = said.usage, said.finish_reason
-        return call.rendering.whole(body)
+
+def _whole(call: Call, upstream: Response, body: bytes) -> bytes:
+    """The client's answer by the engine's. Raises CortexError: it is none."""
+    if isinstance(call.wanted.answer, Form):
+        kind = upstream.header(b"content-type") or _JSON
+        if not kind.startswith(_JSON):
+            call.headers.append((b"content-type", kind))
+            return body
+    said = read_body(body)
+    if said.error is not None:
+        raise engine_error(said.error, call.dialect)
+    call.record.usage, call.record.finish_reason = said.usage, said.finish_reason
+    return call.rendering.whole(body)
 
 
 def _learn(lease: Lease, record: Record) -> None:
