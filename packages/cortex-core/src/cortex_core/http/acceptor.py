@@ -45,10 +45,9 @@ class Acceptor:
 
     def start(self) -> None:
         self._back_off = None
-        if not self._accepting:
-            self._accepting = True
-            for listener in self._listeners:
-                self._server.loop.add_reader(listener.fileno(), self._accept, listener)
+        self._accepting = True
+        for listener in self._listeners:
+            self._server.loop.add_reader(listener.fileno(), self._accept, listener)
 
     def stop(self) -> None:
         """For good: closes the listeners. Connections that are arriving still do."""
@@ -62,7 +61,7 @@ class Acceptor:
 
     def room_again(self) -> None:
         """A connection has closed, or a request has ended."""
-        if self._back_off is None:
+        if not self._accepting and self._back_off is None:
             self.start()
 
     def opened(self, connection: Connection) -> None:

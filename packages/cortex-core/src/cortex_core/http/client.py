@@ -79,7 +79,7 @@ class Client:
         ValueError for a target or header that could not be sent as it is, ConnectFailed, BrokenResponse.
         """
         expects = expect_continue and bool(body)
-        head = self._first_lines(method, target) + lines
+        head = (self._known_lines.get((method, target)) or self._first_lines(method, target)) + lines
         if headers:
             head += header_lines(headers)
         if body or method not in ("GET", "DELETE"):
@@ -164,15 +164,13 @@ class Client:
             self._reaper = loop.call_at(self._idle[0].idle_since + self._idle_s, self._reap, loop)
 
     def _first_lines(self, method: str, target: str) -> bytes:
-        lines = self._known_lines.get((method, target))
-        if lines is None:
-            if method == "HEAD":
-                raise ValueError("HEAD is not sent: its answer cannot be told from a body that never comes")
-            if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
-                raise ValueError(f"the target cannot be sent as it is: {target[:200]!r}")
-            host = self._host.decode("latin-1")
-            lines = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\n".encode("latin-1")
-            if len(self._known_lines) >= _KNOWN_LINES:
-                self._known_lines.clear()
-            self._known_lines[method, target] = lines
+        if method == "HEAD":
+            raise ValueError("HEAD is not sent: its answer cannot be told from a body that never comes")
+        if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
+            raise ValueError(f"the target cannot be sent as it is: {target[:200]!r}")
+        host = self._host.decode("latin-1")
+        lines = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\naccept-encoding: identity\r\n".encode("latin-1")
+        if len(self._known_lines) >= _KNOWN_LINES:
+            self._known_lines.clear()
+        self._known_lines[method, target] = lines
         return lines

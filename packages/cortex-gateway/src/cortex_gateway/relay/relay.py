@@ -171,7 +171,8 @@ class Relay:
         want = call.want
         left_s = max(1, int(want.arrived + want.hold_s - call.record.leased))
         own = (call.wanted.content_type, want.request_id.encode(), want.priority, left_s)
-        lines = _LINES % (self._lines_to(lease), *own)
+        to = (lease.neuron.instance_id, lease.replica.id)
+        lines = _LINES % (self._known.get(to) or self._lines_to(to), *own)
         client = self._neurons.byte_path(lease.neuron.name)
         expect = len(call.payload) > EXPECT_BYTES
         call.record.at_work = True
@@ -193,14 +194,11 @@ class Relay:
                 raise _NotSent from broken
             raise CortexError("upstream_failed", "the connection to the engine broke before it answered") from broken
 
-    def _lines_to(self, lease: Lease) -> bytes:
-        key = (lease.neuron.instance_id, lease.replica.id)
-        lines = self._known.get(key)
-        if lines is None:
-            if len(self._known) >= _KNOWN_REPLICAS:
-                self._known.clear()
-            told = header_lines([(_INSTANCE, key[0].encode()), (_REPLICA, key[1].encode())])
-            lines = self._known[key] = self._lines + told
+    def _lines_to(self, key: tuple[str, str]) -> bytes:
+        if len(self._known) >= _KNOWN_REPLICAS:
+            self._known.clear()
+        told = header_lines([(_INSTANCE, key[0].encode()), (_REPLICA, key[1].encode())])
+        lines = self._known[key] = self._lines + told
         return lines
 
     async def _refused(self, call: Call, upstream: Response) -> Refusal:
