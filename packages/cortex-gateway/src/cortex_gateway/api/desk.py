@@ -25,6 +25,7 @@ from cortex_gateway.relay.relay import Relay
 CHUNKED_BYTES = 1 << 20
 """What a body of undeclared length is charged with. Real clients declare theirs (protocol rule 27)."""
 
+_AUDIO = Dialect.OPENAI_AUDIO
 _KNOWN_TARGETS = 1000  # names: there are patterns among the aliases, so clients may invent them
 
 _SESSIONS = frozenset(
@@ -108,8 +109,17 @@ class Desk:
         arrived = time.monotonic()
         declared, session = read_once(request.scope, _declared)
         release = self._held.charge(declared)
+        again: Again | None = None
         try:
-            wanted, again = await self._wanted(request, release, dialect, counting=counting)
+            if dialect is _AUDIO:
+                wanted = await self._form(request, release)
+            else:
+                body = await request.body()
+                release.grow_to(len(body))
+                wanted = await self._read(body, dialect, counting=counting)
+                if wanted.untold:  # then the load that it waits for tells more of its model
+                    release.grow_to(len(body) + len(wanted.payload))
+                    again = partial(self._read, body, dialect, counting=counting)
         except BaseException:
             release()
             raise
@@ -129,20 +139,6 @@ class Desk:
         )
         return Call(send, target, wanted, want, record, release, again)
 
-    async def _wanted(
-        self, request: Request, release: Charge, dialect: Dialect, *, counting: bool
-    ) -> tuple[Wanted, Again | None]:
-        """What a request wants; and what reads it anew, where the load that it waits for tells more of its model."""
-        if dialect is Dialect.OPENAI_AUDIO:
-            return await self._form(request, release), None
-        body = await request.body()
-        release.grow_to(len(body))
-        wanted = await self._read(body, dialect, counting=counting)
-        if not wanted.untold:
-            return wanted, None
-        release.grow_to(len(body) + len(wanted.payload))
-        return wanted, partial(self._read, body, dialect, counting=counting)
-
     async def _read(self, body: bytes, dialect: Dialect, *, counting: bool) -> Wanted:
         resolve = self._resolves[dialect]
         if len(body) >= LARGE_BYTES:
@@ -157,7 +153,7 @@ class Desk:
             release.grow_to(len(reader.body))
 
         await request.pour(take)
-        return reader.wanted(self._resolves[Dialect.OPENAI_AUDIO])
+        return reader.wanted(self._resolves[_AUDIO])
 
 
 def _declared(scope: Scope) -> tuple[int, str]:
